@@ -1,0 +1,7 @@
+"""understudy: train a small model to do a large one's job, and prove how well it does it."""
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

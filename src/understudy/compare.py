@@ -1,0 +1,118 @@
+"""The honest answer to "did it help?": paired differences over seeds, their interval, and a verdict in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison with the control came to.
+
+    Args:
+        metric: what was compared, on the test data at the last epoch.
+        difference: mean of distilled minus control over the seeds, as a fraction.
+        ci95: 95 % t interval of that mean; None with a single seed.
+        seeds: number of pairs.
+        p: two-sided p value of the paired t test, corrected after Holm where several methods were compared.
+        text: the verdict in words.
+    """
+
+    metric: str
+    difference: float
+    ci95: tuple[float, float] | None
+    seeds: int
+    p: float | None
+    text: str
+
+    @property
+    def helped(self) -> bool | None:
+        """True if it helped, False if it hurt, None if no difference could be shown."""
+        if self.p is None or self.p >= 0.05:
+            return None
+        return self.difference > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For results.json."""
+        return asdict(self)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """The mean of some values and its 95 % t interval (n - 1 degrees of freedom); no interval for one value."""
+    from scipy.stats import t
+
+    mean = fmean(values)
+    if len(values) < 2:
+        return mean, None
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean, (mean - half, mean + half)
+
+
+def paired_p(differences: Sequence[float]) -> float | None:
+    """The two-sided p value of the paired t test; None for one pair, 0 or 1 where all differences are equal."""
+    from scipy.stats import t
+
+    if len(differences) < 2:
+        return None
+    mean, spread = fmean(differences), stdev(differences)
+    if spread == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * t.sf(abs(mean) / spread * math.sqrt(len(differences)), len(differences) - 1))
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Correct p values for having looked at several (Holm, "A simple sequentially rejective multiple test
+    procedure", 1979): the smallest times their number, the next times one less, never falling.
+    """
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    corrected: dict[str, float | None] = dict.fromkeys(p_values)
+    largest = 0.0
+    for rank, (p, name) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[name] = largest
+    return corrected
+
+
+def verdicts(
+    metric: str, control: Mapping[int, float], distilled: Mapping[str, Mapping[int, float]]
+) -> dict[str, Verdict]:
+    """Compare distilled arms with the control, seed by seed.
+
+    Args:
+        metric: name of the score.
+        control: score by seed.
+        distilled: for each arm, score by seed.
+
+    Returns:
+        A verdict for each arm. The interval is that arm's own; whether a difference is called shown is decided by
+        the p value after Holm's correction.
+    """
+    differences = {
+        name: [scores[seed] - control[seed] for seed in sorted(scores) if seed in control]
+        for name, scores in distilled.items()
+    }
+    p_values = holm({name: paired_p(values) for name, values in differences.items()})
+    found = {}
+    for name, values in differences.items():
+        mean, interval = mean_interval(values)
+        text = _in_words(metric, mean, interval, len(values), p_values[name], len(differences))
+        found[name] = Verdict(metric, mean, interval, len(values), p_values[name], text)
+    return found
+
+
+def _in_words(
+    metric: str, mean: float, interval: tuple[float, float] | None, seeds: int, p: float | None, compared: int
+) -> str:
+    points = f"{abs(100 * mean):.2f} points of test {metric}"
+    if interval is None or p is None:
+        direction = "more" if mean >= 0 else "less"
+        return f"Not tested: one seed gave {points} {direction}, and one seed proves nothing. Run more: seeds=5."
+    spread = f"95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}, {seeds} seeds"
+    corrected = f", p corrected for {compared} comparisons {p:.3g}" if compared > 1 else ""
+    if p >= 0.05:
+        return f"No difference could be shown: {100 * mean:+.2f} points of test {metric} ({spread}{corrected})."
+    if mean > 0:
+        return f"Distillation helped: {points} more than the student alone ({spread}{corrected})."
+    return f"Distillation hurt: {points} less than the student alone ({spread}{corrected})."

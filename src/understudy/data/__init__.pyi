@@ -1,0 +1,14 @@
+from .arrays import from_object as from_object
+from .feed import Batch as Batch
+from .feed import Feed as Feed
+from .feed import in_order as in_order
+from .prepare import Preprocess as Preprocess
+from .source import Resident as Resident
+from .source import Samples as Samples
+from .source import Source as Source
+from .source import resident as resident
+from .split import Splits as Splits
+from .split import Subset as Subset
+from .split import add as add
+from .split import load_source as load_source
+from .split import split as split

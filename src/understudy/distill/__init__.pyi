@@ -1,0 +1,11 @@
+from .distiller import Distiller as Distiller
+from .distiller import Losses as Losses
+from .objective import Objective as Objective
+from .objective import Schedule as Schedule
+from .objective import Signals as Signals
+from .taps import find as find
+from .taps import shapes as shapes
+from .taps import stage_ends as stage_ends
+from .taps import tapped as tapped
+from .teacher import Answer as Answer
+from .teacher import Teacher as Teacher

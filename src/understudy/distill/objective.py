@@ -1,0 +1,141 @@
+"""An objective: a loss with its weight and the places it compares."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight that changes with the epoch.
+
+    Args:
+        values: one weight an epoch; the last one is kept.
+    """
+
+    values: tuple[float, ...]
+
+    def at(self, epoch: int) -> float:
+        """The weight in an epoch, counted from 0."""
+        return self.values[min(epoch, len(self.values) - 1)]
+
+    @staticmethod
+    def ramp(start: float, end: float, epochs: int, shape: Literal["linear", "cosine"] = "linear") -> "Schedule":
+        """From `start` to `end`, which is reached after `epochs` epochs."""
+        share = np.arange(epochs + 1) / epochs
+        if shape == "cosine":
+            share = (1 - np.cos(np.pi * share)) / 2
+        return Schedule(tuple((start + (end - start) * share).tolist()))
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one batch yields; a loss names the fields it needs as keyword arguments.
+
+    Args:
+        student: (N, K) logits.
+        teacher: (N, K) logits, or None without a teacher.
+        student_features: tapped outputs of the student by module path.
+        teacher_features: tapped outputs of the teacher by module path.
+        inputs: (N, C, H, W) what the student saw.
+        labels: (N,) class numbers or (N, K) probabilities.
+        sample_ids: (N,) numbers of the samples in their source.
+        labelled: (M,) positions of the samples with a label; None when all have one.
+        epoch: counted from 0.
+        step: counted from 0 over the whole training.
+    """
+
+    student: Tensor
+    teacher: Tensor | None = None
+    student_features: dict[str, Tensor] = field(default_factory=dict)
+    teacher_features: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Tensor | None = None
+    labels: Tensor | None = None
+    sample_ids: Tensor | None = None
+    labelled: Tensor | None = None
+    epoch: int = 0
+    step: int = 0
+
+
+class Objective(nn.Module):
+    """A loss, its weight, and where it taps the two models.
+
+    Args:
+        loss: any module with `forward(student, teacher, *, <needs>)`; each keyword is a field of `Signals`. Without
+            a `teacher` argument it is asked without one.
+        weight: a number, or a schedule over epochs.
+        student_tap: a module path with globs, several, or `auto`; None compares the logits.
+        teacher_tap: likewise for the teacher; None takes the logits, or with a student tap `auto`'s match.
+        name: in logs and reports; by default the class's name.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        weight: float | Schedule = 1.0,
+        *,
+        student_tap: str | Sequence[str] | None = None,
+        teacher_tap: str | Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+        self.student_tap = student_tap
+        self.teacher_tap = teacher_tap if teacher_tap is not None or student_tap is None else student_tap
+        self.name = name or type(loss).__name__.lower()
+        parameters = inspect.signature(loss.forward).parameters.values()
+        self.needs = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        self.needs_teacher = any(p.name == "teacher" for p in parameters)
+        unknown = set(self.needs) - set(Signals.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"{type(loss).__name__} asks for {sorted(unknown)}, which no batch has")
+        # Resolved by the distiller, which knows the models.
+        self.student_paths: tuple[str, ...] = ()
+        self.teacher_paths: tuple[str, ...] = ()
+
+    def weight_at(self, epoch: int) -> float:
+        """The weight in an epoch, counted from 0."""
+        return self.weight.at(epoch) if isinstance(self.weight, Schedule) else float(self.weight)
+
+    def forward(self, signals: Signals) -> Tensor:
+        """Compute the loss, unweighted, over the samples that have what it needs.
+
+        Args:
+            signals: what the batch yielded.
+
+        Returns:
+            A scalar; zero, with a gradient of zero, where no sample of the batch has a label it needs.
+        """
+        if "labels" in self.needs and signals.labelled is not None:
+            if len(signals.labelled) == 0:
+                return signals.student.sum() * 0.0
+            signals = _rows(signals, signals.labelled)
+        arguments: list[Any] = [_side(signals.student, signals.student_features, self.student_paths)]
+        if self.needs_teacher:
+            arguments.append(_side(signals.teacher, signals.teacher_features, self.teacher_paths))
+        device = signals.student.device.type
+        with torch.autocast(device, enabled=False):
+            return self.loss(*arguments, **{need: getattr(signals, need) for need in self.needs})
+
+
+def _side(logits: Tensor | None, features: dict[str, Tensor], paths: tuple[str, ...]) -> Any:
+    if not paths:
+        return logits
+    tapped = tuple(features[path] for path in paths)
+    return tapped[0] if len(tapped) == 1 else tapped
+
+
+def _rows(signals: Signals, rows: Tensor) -> Signals:
+    def pick(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tensor[rows] for key, tensor in value.items()}
+        return value[rows] if isinstance(value, Tensor) else value
+
+    chosen = {name: pick(value) for name, value in vars(signals).items() if name != "labelled"}
+    return Signals(**chosen)

@@ -1,0 +1,186 @@
+"""Taps: places in a model, by module path, whose output is read during a forward. The model is not edited."""
+
+import fnmatch
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.errors import UserError, did_you_mean
+
+
+class StopForward(Exception):
+    """Raised by the deepest tap to end a forward whose rest is not needed."""
+
+
+def logits_of(output: Any) -> Tensor:
+    """Find the logits in what a model returns.
+
+    A tensor is the logits; of a tuple or list it is the first; of a mapping or a transformers output, `logits`.
+
+    Args:
+        output: what the model's forward returned.
+
+    Raises:
+        UserError: no tensor stands at that place.
+    """
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        keys = list(output) if hasattr(output, "keys") else []
+        if "logits" not in keys:
+            found = f"a mapping of {', '.join(map(str, keys))}" if keys else f"a {type(output).__name__}"
+            raise UserError(
+                f"the model returns {found}: wanted logits as a tensor, first of a tuple, or under 'logits'"
+            )
+        output = output["logits"]
+    return output
+
+
+def find(module: nn.Module, pattern: str | Iterable[str]) -> tuple[str, ...]:
+    """The module paths that a pattern means, in the order of the model.
+
+    Args:
+        module: the model.
+        pattern: a path, a path with globs (`layer[1-4]`, `blocks.*.attn`), several of them, or `auto` for the ends
+            of its stages.
+
+    Raises:
+        UserError: a pattern fits no module; the message lists the near ones.
+    """
+    if pattern == "auto":
+        return stage_ends(module)
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    names = [name for name, _ in module.named_modules() if name]
+    found: list[str] = []
+    for wanted in patterns:
+        depth = wanted.count(".")
+        fits = [name for name in names if name.count(".") == depth and fnmatch.fnmatchcase(name, wanted)]
+        if not fits:
+            raise UserError(f"no module '{wanted}' in {type(module).__name__}, {did_you_mean(wanted, names)}")
+        found += [name for name in fits if name not in found]
+    return tuple(found)
+
+
+def stage_ends(module: nn.Module) -> tuple[str, ...]:
+    """The places that distillation papers tap: what the model declares, else the ends of its stages.
+
+    A model declares them as `tap_points`, timm's as `feature_info`. Else the stages are the children of the module
+    that holds most of the depth: each run of children is taken as one stage where it stands alone, a long run of
+    equal blocks (a transformer's) is divided in four.
+
+    Args:
+        module: any model.
+
+    Returns:
+        Module paths, shallow to deep.
+    """
+    declared = getattr(module, "tap_points", None)
+    if declared:
+        return tuple(declared)
+    names = dict(module.named_modules())
+    info = getattr(module, "feature_info", None)
+    if isinstance(info, list):
+        listed = tuple(entry["module"] for entry in info if entry.get("module") in names)
+        if listed:
+            return listed[-1:] if len(listed) < 3 else _spread(listed, 5)
+    trunk = _trunk(module)
+    prefix = f"{trunk}." if trunk else ""
+    stages = [
+        f"{prefix}{name}" for name, child in names[trunk].named_children() if any(True for _ in child.parameters())
+    ]
+    return _spread(tuple(stages), 5) if len(stages) > 1 else tuple(stages)
+
+
+def _trunk(module: nn.Module) -> str:
+    """Follow the child with nearly all parameters down to where they spread over several children."""
+    path = ""
+    while True:
+        here = module.get_submodule(path)
+        sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in here.named_children()}
+        total = sum(p.numel() for p in here.parameters())
+        largest = max(sizes, key=lambda name: sizes[name], default=None)
+        if largest is None or sizes[largest] < 0.8 * total or not list(here.get_submodule(largest).named_children()):
+            return path
+        path = f"{path}.{largest}" if path else largest
+
+
+def _spread(names: tuple[str, ...], most: int) -> tuple[str, ...]:
+    if len(names) <= most:
+        return names
+    return tuple(names[round((index + 1) * len(names) / 4) - 1] for index in range(4))
+
+
+@contextmanager
+def tapped(module: nn.Module, paths: Iterable[str], *, stop: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Read modules' outputs during the forwards inside the block.
+
+    Args:
+        module: the model.
+        paths: exact module paths.
+        stop: end the forward once all taps were reached, by raising `StopForward`.
+
+    Yields:
+        A dictionary that each forward fills anew: path to output. Hooks are gone after the block, also on errors.
+    """
+    features: dict[str, Tensor] = {}
+    wanted = list(paths)
+    hooks = []
+
+    def reader(path: str) -> Any:
+        def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            features[path] = _tensor_of(output, path)
+            if stop and len(features) == len(wanted):
+                raise StopForward
+
+        return read
+
+    try:
+        hooks += [module.get_submodule(path).register_forward_hook(reader(path)) for path in wanted]
+        yield features
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensor_of(output: Any, path: str) -> Tensor:
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if hasattr(output, "last_hidden_state"):
+        output = output.last_hidden_state
+    if not isinstance(output, Tensor):
+        raise UserError(f"the module '{path}' gives a {type(output).__name__}, no tensor: tap another")
+    return output
+
+
+def shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
+    """The output shape of every module that gives a tensor, in the order of the model.
+
+    Args:
+        module: any model; its mode is kept.
+        example: an input batch.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    training = module.training
+    hooks = []
+    for name, child in module.named_modules():
+        if not name:
+            continue
+
+        def note(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) and output else output
+            if isinstance(first, Tensor):
+                found[name] = tuple(first.shape)
+
+        hooks.append(child.register_forward_hook(note))
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(example)
+    finally:
+        module.train(training)
+        for hook in hooks:
+            hook.remove()
+    return {name: found[name] for name, _ in module.named_modules() if name in found}

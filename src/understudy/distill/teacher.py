@@ -1,0 +1,117 @@
+"""The teacher: frozen, in evaluation mode, and the same answer for an image whatever else was asked."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.data.prepare import Preprocess
+from understudy.distill.taps import StopForward, logits_of, tapped
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher says to one batch.
+
+    Args:
+        logits: (N, K); None where only features were asked for.
+        features: tapped outputs by module path.
+    """
+
+    logits: Tensor | None
+    features: dict[str, Tensor]
+
+    def at(self, rows: Tensor) -> "Answer":
+        """The answers to some of the samples."""
+        logits = None if self.logits is None else self.logits[rows]
+        return Answer(logits, {path: feature[rows] for path, feature in self.features.items()})
+
+
+class Teacher:
+    """A frozen model that answers batches; no module, so that nobody's parameters include it.
+
+    Logits of one image differ in their last bits with the size of the batch it is in. So images are answered in
+    chunks of one fixed size, the last one padded: an answer depends on its image alone.
+
+    Args:
+        model: any classifier; it is set to evaluation mode and its parameters stop requiring gradients.
+        preprocess: from shared pixels to its input; None takes inputs as they come.
+        chunk: images a forward; None answers each batch whole.
+        columns: for each class of the student, the teacher's logit; None where both have the same order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocess: Preprocess | None = None,
+        chunk: int | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.preprocess = preprocess
+        self.chunk = chunk
+        self.columns = None if columns is None else torch.tensor(columns)
+        self._gives_probabilities: bool | None = None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, *, taps: Iterable[str] = (), logits: bool = True) -> Answer:
+        """Answer a batch.
+
+        Args:
+            images: (N, C, H, W), as `preprocess` wants them.
+            taps: module paths whose outputs are wanted too.
+            logits: whether the logits are wanted; without them the forward stops at the deepest tap.
+        """
+        self.model.eval()
+        inputs = images if self.preprocess is None else self.preprocess(images)
+        with tapped(self.model, taps, stop=not logits) as features:
+            if self.chunk is None:
+                return Answer(self._forward(inputs, logits), dict(features))
+            parts = [self._padded(part, logits, features) for part in inputs.split(self.chunk)]
+        outputs = torch.cat([part.logits for part in parts]) if logits else None  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return Answer(outputs, {path: torch.cat([part.features[path] for part in parts]) for path in parts[0].features})
+
+    def _padded(self, part: Tensor, logits: bool, features: dict[str, Tensor]) -> Answer:
+        assert self.chunk is not None
+        count = len(part)
+        if count < self.chunk:
+            part = F.pad(part, (0, 0) * (part.ndim - 1) + (0, self.chunk - count))
+        outputs = self._forward(part, logits)
+        return Answer(
+            None if outputs is None else outputs[:count],
+            {path: value[:count] for path, value in features.items()},
+        )
+
+    def _forward(self, inputs: Tensor, logits: bool) -> Tensor | None:
+        try:
+            outputs = logits_of(self.model(inputs))
+        except StopForward:
+            return None
+        if not logits:
+            return None
+        if self._gives_probabilities is None:
+            self._gives_probabilities = are_probabilities(outputs)
+        if self._gives_probabilities:
+            outputs = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+        return outputs if self.columns is None else outputs[:, self.columns]
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether its outputs turned out to be probabilities, so that their logarithms are taken as logits."""
+        return bool(self._gives_probabilities)
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether every row of a batch of outputs lies in [0, 1] and sums to one.
+
+    Args:
+        outputs: (N, K) what a model gave.
+    """
+    rows = outputs.detach().float()
+    if rows.ndim != 2 or rows.shape[1] < 2:
+        return False
+    in_range = bool((rows >= 0).all() and (rows <= 1).all())
+    return in_range and bool(torch.allclose(rows.sum(1), torch.ones(len(rows), device=rows.device), atol=1e-3))

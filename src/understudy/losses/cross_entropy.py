@@ -1,0 +1,36 @@
+"""Cross entropy with the labels: what a student learns without a teacher."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.losses.functional import in_float32
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy with class labels or with soft ones (mixup, cutmix).
+
+    Args:
+        label_smoothing: share of the probability spread evenly over all classes (Szegedy et al., "Rethinking the
+            Inception Architecture", CVPR 2016, https://arxiv.org/abs/1512.00567).
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), not {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, student: Tensor, *, labels: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            student: (N, K) logits.
+            labels: (N,) class numbers, or (N, K) probabilities.
+
+        Returns:
+            A scalar, the mean over the samples.
+        """
+        (student,) = in_float32(student)
+        if labels.is_floating_point():
+            labels = labels.to(student.dtype)
+        return F.cross_entropy(student, labels, label_smoothing=self.label_smoothing)

@@ -1,0 +1,74 @@
+"""Hinton's distillation, with each convention that people mean by it as an argument of its own."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.losses.functional import check_same_shape, in_float32
+
+
+class KD(nn.Module):
+    """The student's softened class probabilities follow the teacher's.
+
+    With temperature T: `T² · KL(softmax(z_t / T) ‖ softmax(z_s / T))`, summed over classes, averaged over samples.
+    T² keeps the gradient's size when T changes: without it, it falls as 1/T² against the hard loss.
+
+    Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015
+    (https://arxiv.org/abs/1503.02531), section 2. The paper writes the cross entropy; we take the KL divergence,
+    which has the same gradient and is zero when the student has learnt everything (`cross_entropy=True` gives the
+    paper's value).
+
+    Args:
+        temperature: T; 1 leaves the probabilities as they are.
+        t_squared: multiply by T².
+        reduction: `batchmean` divides the sum by the number of samples N, `mean` by all N·K elements (what
+            `torch.nn.KLDivLoss()` does by default, K times smaller), `sum` by nothing.
+        cross_entropy: leave out the teacher's entropy, which has no gradient.
+
+    Example:
+        >>> import torch
+        >>> loss = KD(temperature=2.0)
+        >>> round(loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])).item(), 4)
+        0.4898
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 4.0,
+        t_squared: bool = True,
+        reduction: Literal["batchmean", "mean", "sum"] = "batchmean",
+        cross_entropy: bool = False,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+        self.t_squared = t_squared
+        self.reduction = reduction
+        self.cross_entropy = cross_entropy
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            student: (N, K, ...) logits; gradients flow here.
+            teacher: logits of the same shape; never a gradient.
+
+        Returns:
+            A scalar.
+        """
+        check_same_shape(student, teacher)
+        student, teacher = in_float32(student, teacher.detach())
+        log_student = F.log_softmax(student / self.temperature, dim=1)
+        log_teacher = F.log_softmax(teacher / self.temperature, dim=1)
+        # From the logarithms on both sides: probabilities that underflow to 0 then cost 0, not 0 · log 0.
+        # The teacher's entropy is left out by subtracting the student's term alone.
+        terms = log_teacher.exp() * (-log_student if self.cross_entropy else log_teacher - log_student)
+        total = terms.sum()
+        if self.reduction == "batchmean":
+            total = total / len(student)
+        if self.reduction == "mean":
+            total = total / student.numel()
+        return total * self.temperature**2 if self.t_squared else total

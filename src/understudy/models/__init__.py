@@ -1,0 +1,5 @@
+"""One way to name, build, load and save a model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

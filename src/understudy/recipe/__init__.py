@@ -1,0 +1,1 @@
+"""The typed description of an experiment, and how it is read."""

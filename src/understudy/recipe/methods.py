@@ -1,0 +1,59 @@
+"""The short ways to write a method: `kd`, `kd:seed-001`, `kd+logits`, or a mapping with options."""
+
+from typing import Any
+
+from understudy.errors import did_you_mean
+from understudy.losses.table import LOSSES
+
+_OF_METHOD = {"name", "labels", "label_smoothing", "objectives"}
+
+
+def expand_method(value: Any) -> Any:
+    """Write a method out in full: its name, the weight of the labels, its objectives.
+
+    Args:
+        value: a word (`loss`, `loss:preset`, or several joined by `+`), or a mapping. A mapping without
+            `objectives` describes the single loss it names: every further key is that loss's.
+
+    Returns:
+        A mapping with `objectives`, or `value` itself where it is neither word nor mapping.
+
+    Raises:
+        ValueError: the loss or the preset does not exist.
+    """
+    if isinstance(value, str):
+        return _from_word(value)
+    if not isinstance(value, dict) or "objectives" in value or not isinstance(value.get("name"), str):
+        return value
+    word = value.get("loss", value["name"])
+    full = _from_word(word)
+    (objective,) = full["objectives"] if len(full["objectives"]) == 1 else (None,)
+    options = {key: option for key, option in value.items() if key not in _OF_METHOD | {"loss"}}
+    if objective is None and options:
+        raise ValueError(f"'{word}' is a sum: write its objectives out to set {', '.join(sorted(options))}")
+    if objective is not None:
+        full["objectives"] = [{**objective, **options}]
+    settings = {key: setting for key, setting in value.items() if key in _OF_METHOD}
+    return {**full, **settings}
+
+
+def _from_word(word: str) -> dict[str, Any]:
+    parts = [_preset(part.strip()) for part in word.split("+")]
+    labels = parts[0]["labels"]
+    return {
+        "name": word.replace(":", "-"),
+        "labels": labels,
+        "objectives": [part["objective"] for part in parts],
+    }
+
+
+def _preset(word: str) -> dict[str, Any]:
+    loss, _, preset = word.partition(":")
+    if loss not in LOSSES:
+        raise ValueError(f"unknown method '{loss}', {did_you_mean(loss, LOSSES)}")
+    presets = LOSSES[loss].presets
+    preset = preset or "default"
+    if preset not in presets:
+        raise ValueError(f"'{loss}' has no preset '{preset}', {did_you_mean(preset, presets)}")
+    settings = dict(presets[preset])
+    return {"labels": settings.pop("labels", 1.0), "objective": {"loss": loss, **settings}}

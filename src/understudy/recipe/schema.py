@@ -1,0 +1,239 @@
+"""What a recipe may say. Inert data: reading one imports and runs nothing that it names."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from understudy.recipe.methods import expand_method
+
+Int = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Switch = Annotated[bool, Strict()]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
+Positive = Annotated[int, Strict(), Field(ge=1)]
+NonNegative = Annotated[float, Strict(), Field(ge=0)]
+
+
+class Part(BaseModel):
+    """A section of a recipe: unknown keys are refused, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Open(Part):
+    """A section whose further keys are options of the thing it names; `check` holds them against its signature."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not ours: options of the named thing."""
+        return dict(self.model_extra or {})
+
+
+class RandAugment(Part):
+    """How many operations RandAugment applies to an image, and how strong they are (0 to 10)."""
+
+    ops: Positive = 2
+    magnitude: Annotated[float, Strict(), Field(ge=0, le=10)] = 9.0
+
+
+class Augment(Part):
+    """Random changes of the training images, drawn anew for each sample and epoch."""
+
+    crop: Annotated[int, Strict(), Field(ge=0)] = 0
+    flip: Switch = False
+    rand_augment: RandAugment | None = None
+    erase: Share = 0.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+
+
+class Data(Open):
+    """Where samples come from and which of them are used for what.
+
+    `labels` keeps that many labels (the same number of each class); `transfer` adds images without their labels
+    for the distilled students; `without` withholds classes from the students, not from the teacher.
+    """
+
+    name: str
+    train: Positive | Literal["all"] = "all"
+    validation: Annotated[float, Strict(), Field(ge=0)] | Literal["none"] = 0.1
+    labels: Positive | Literal["all"] = "all"
+    transfer: Positive | Literal["none", "rest"] = "none"
+    without: tuple[str | Int, ...] = ()
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Annotated[float, Strict(), Field(gt=0)], ...] | None = None
+    augment: Augment = Augment()
+    seed: Int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Model(Open):
+    """A network by name, with its options, starting weights and how it wants its input."""
+
+    name: str
+    weights: str | None = None
+    pretrained: Switch = False
+    size: Positive | None = None
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Annotated[float, Strict(), Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Train(Part):
+    """How a model is trained. `batch_size` is that of a whole step, over all processes and micro-batches."""
+
+    epochs: Positive = 30
+    batch_size: Positive = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: Annotated[float, Strict(), Field(gt=0)] = 1e-3
+    weight_decay: NonNegative = 0.0
+    momentum: Share = 0.9
+    nesterov: Switch = False
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    schedule: Literal["constant", "cosine", "step", "plateau"] = "constant"
+    schedule_per: Literal["step", "epoch"] = "step"
+    warmup_epochs: NonNegative = 0.0
+    min_lr: NonNegative = 0.0
+    milestones: tuple[Positive, ...] = ()
+    gamma: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.1
+    patience: Positive = 5
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Positive = 1
+    clip: Annotated[float, Strict(), Field(gt=0)] | None = None
+    ema: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
+    early_stop: Positive | None = None
+    read_at: tuple[Positive, ...] = ()
+    evaluate_every: Positive = 1
+    deterministic: Switch = False
+    threads: Positive | None = None
+    workers: Annotated[int, Strict(), Field(ge=0)] = 0
+    device: str = "auto"
+    checkpoint_seconds: NonNegative = 30.0
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> "Train":
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule 'step' needs milestones, the epochs after which the rate falls by gamma")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones belong to schedule 'step', not to '{self.schedule}'")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+        if self.schedule == "plateau" and self.warmup_epochs:
+            raise ValueError("schedule 'plateau' has no warm-up: set warmup_epochs to 0 or take another schedule")
+        if late := [epoch for epoch in self.read_at if epoch > self.epochs]:
+            raise ValueError(f"read_at {late[0]} lies after the last epoch ({self.epochs})")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) exceeds batch_size ({self.batch_size})")
+        return self
+
+
+class Teacher(Model):
+    """The teacher: trained by the recipe unless it brings weights or `train` is `none`.
+
+    A mapping in `train` is laid over the recipe's own, and has a teacher with weights fine-tuned.
+    """
+
+    train: dict[str, Any] | Literal["none"] | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run has to train it: it has no weights of its own, or is to be fine-tuned."""
+        if self.train is not None:
+            return self.train != "none"
+        return not (self.pretrained or self.weights is not None or Path(self.name).is_dir())
+
+
+class WeightSchedule(Part):
+    """A weight that changes with the epoch: from `start` to `end` over `epochs` (default: all), then kept."""
+
+    start: Number
+    end: Number
+    epochs: Positive | None = None
+    shape: Literal["linear", "cosine"] = "linear"
+
+
+Weight = Number | WeightSchedule | tuple[Number, ...]
+
+
+class Objective(Open):
+    """One loss of a method: its weight, where it taps the two models (logits when not said), its options."""
+
+    loss: str
+    weight: Weight = 1.0
+    student: str | tuple[str, ...] | None = None
+    teacher: str | tuple[str, ...] | None = None
+
+
+class Method(Part):
+    """What a distilled student learns from: `labels` times cross entropy plus its objectives."""
+
+    name: str
+    labels: Weight = 1.0
+    label_smoothing: Share = 0.0
+    objectives: tuple[Objective, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        return expand_method(value)
+
+
+class Recipe(Part):
+    """The typed description of an experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    about: str = ""
+    task: Literal["classify"] = "classify"
+    data: Data
+    teacher: Teacher
+    student: Model
+    method: tuple[Method, ...]
+    train: Train = Train()
+    control: tuple[Literal["train", "label_smoothing", "equal_time"], ...] | Literal["none"] | str = ("train",)
+    grid: dict[str, tuple[Any, ...]] = {}
+    seeds: Positive = 3
+    seed: Annotated[int, Strict(), Field(ge=0)] = 0
+    teacher_seeds: Positive = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        if isinstance(value.get("method"), (str, dict)):
+            value["method"] = [value["method"]]
+        if value.get("control") in ("train", "label_smoothing", "equal_time"):
+            value["control"] = [value["control"]]
+        return value
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        names = [method.name for method in self.method]
+        if not names:
+            raise ValueError("method is empty: name at least one, such as 'kd'")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two methods are called '{sorted(twice)[0]}': give them different names")
+        if self.control != "none" and not isinstance(self.control, str) and "train" not in self.control:
+            raise ValueError("further controls stand beside the plain one: write control: [train, ...]")
+        return self
+
+    @property
+    def teacher_train(self) -> Train:
+        """How the teacher is trained: the recipe's `train` with the teacher's own laid over it."""
+        own = self.teacher.train if isinstance(self.teacher.train, dict) else {}
+        shared = self.train.model_dump(exclude_unset=True)
+        if "epochs" in own:
+            shared.pop("read_at", None)
+        return Train.model_validate({**shared, **own})

@@ -1,0 +1,1 @@
+"""A run from start to end: what it does in which order, and what it leaves."""

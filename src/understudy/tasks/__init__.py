@@ -1,0 +1,1 @@
+"""What a kind of experiment is: its models, data, step and metric, built from a recipe."""

@@ -1,0 +1,48 @@
+"""The distilled arms of a recipe: its methods, each at every point of its grid."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from understudy.recipe.schema import Method, Recipe
+
+
+def distilled_arms(recipe: Recipe) -> dict[str, Method]:
+    """The arms by name: `student_distilled` when there is one, else `student_METHOD` with its grid point.
+
+    Args:
+        recipe: with its methods and grid.
+    """
+    variants = {name: method for method in recipe.method for name, method in _points(method, recipe.grid)}
+    if len(variants) == 1:
+        return {"student_distilled": next(iter(variants.values()))}
+    return {f"student_{name}": method for name, method in variants.items()}
+
+
+def groups(recipe: Recipe) -> dict[str, list[str]]:
+    """Which arms are grid points of one method: method name to arm names."""
+    found: dict[str, list[str]] = {}
+    for method in recipe.method:
+        found[method.name] = [f"student_{name}" for name, _ in _points(method, recipe.grid)]
+    arms = list(distilled_arms(recipe))
+    return found if len(arms) > 1 else {recipe.method[0].name: arms}
+
+
+def _points(method: Method, grid: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, Method]]:
+    for values in product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        suffix = "".join(
+            f"-{key}-{value:g}" if isinstance(value, float) else f"-{key}-{value}" for key, value in point.items()
+        )
+        yield method.name + suffix, _at(method, point)
+
+
+def _at(method: Method, point: dict[str, Any]) -> Method:
+    if not point:
+        return method
+    described = method.model_dump()
+    if "labels" in point:
+        described["labels"] = point["labels"]
+    own = {key: value for key, value in point.items() if key != "labels"}
+    described["objectives"] = [{**objective, **own} for objective in described["objectives"]]
+    return Method.model_validate(described)

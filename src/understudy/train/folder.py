@@ -1,0 +1,175 @@
+"""The run folder: everything about one experiment, written as it happens."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy.errors import UserError
+from understudy.recipe.schema import Recipe
+from understudy.train.checkpoint import Checkpoints, write_atomically
+
+_RECORDED = ("understudy", "torch", "torchvision", "numpy", "timm", "transformers", "accelerate")
+
+
+class RunFolder:
+    """A folder and the files in it.
+
+    Args:
+        path: the folder; `create` makes one, `open` takes an existing one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @classmethod
+    def create(cls, recipe: Recipe, out: Path | None) -> "RunFolder":
+        """Make the folder of a new run and write the resolved recipe into it.
+
+        Args:
+            recipe: what will be run.
+            out: the folder wanted; by default the next free number below `runs/NAME`.
+
+        Raises:
+            UserError: the folder exists and is not empty, or cannot be made.
+        """
+        if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError("exists already: choose another --out, or continue it with `understudy resume`", where=out)
+        path = out or next_free(runs_root() / recipe.name)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot be made ({error.strerror})", where=path) from None
+        folder = cls(path)
+        write_atomically(path / "recipe.yaml", resolved(recipe))
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Take an existing run folder.
+
+        Raises:
+            UserError: it is none.
+        """
+        if not (path / "recipe.yaml").is_file():
+            raise UserError("is no run folder: it has no recipe.yaml", where=path)
+        return cls(path)
+
+    def write_environment(self, **more: Any) -> None:
+        """Record where and with what the run is done, once."""
+        path = self.path / "environment.json"
+        if not path.exists():
+            write_atomically(path, json.dumps({**environment(), **more}, indent=2))
+
+    def environment(self) -> dict[str, Any]:
+        """What was recorded about where the run is done."""
+        return json.loads((self.path / "environment.json").read_text())
+
+    def arm(self, name: str, seed: int) -> Path:
+        """The folder of one arm and seed."""
+        return self.path / "arms" / name / f"seed-{seed}"
+
+    @property
+    def finished_stages(self) -> list[str]:
+        """The stages that were done to the end."""
+        path = self.path / "stages.json"
+        return json.loads(path.read_text())["finished"] if path.exists() else []
+
+    def finish_stage(self, name: str) -> None:
+        """Note that a stage is done, then drop its checkpoints."""
+        stages = [*self.finished_stages, name]
+        write_atomically(self.path / "stages.json", json.dumps({"finished": stages}))
+        self.checkpoints.clear()
+
+    def results(self) -> dict[str, Any] | None:
+        """The results of a finished run, or None."""
+        path = self.path / "results.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all weights and metrics that the run made: equal runs have equal ones."""
+        digest = hashlib.sha256()
+        files = sorted(
+            [
+                *self.path.glob("arms/*/seed-*/metrics.jsonl"),
+                *self.path.glob("arms/*/seed-*/student/*.safetensors"),
+            ]
+        )
+        for file in files:
+            digest.update(str(file.relative_to(self.path)).encode())
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+
+class Log:
+    """A JSON-lines file that can be cut back to where a checkpoint was written.
+
+    Args:
+        path: the file; its folder is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, **row: Any) -> None:
+        """Append a row."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    @property
+    def length(self) -> int:
+        """Bytes so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def truncate(self, length: int) -> None:
+        """Drop what was written after a checkpoint."""
+        if self.path.exists():
+            os.truncate(self.path, length)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def resolved(recipe: Recipe) -> str:
+    """A recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def runs_root() -> Path:
+    """Where runs are kept when `--out` is not given."""
+    return Path("runs")
+
+
+def next_free(parent: Path) -> Path:
+    """The next free number below a folder."""
+    taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()] if parent.is_dir() else []
+    return parent / str(max(taken, default=0) + 1)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command."""
+    versions = {}
+    for package in _RECORDED:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "python": platform.python_version(),
+        **versions,
+    }

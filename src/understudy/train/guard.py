@@ -1,0 +1,53 @@
+"""What may stop a run from outside or inside, turned into an orderly end."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from understudy.errors import Interrupted
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Remembers that a signal came, until the loop has written a checkpoint. A second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def notice(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+
+    def raise_if_asked(self) -> None:
+        """End the run; call after a checkpoint was written.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Catch Ctrl-C, SIGTERM and SIGUSR1 (what SLURM sends before its limit) inside the block.
+
+    Outside the main thread signals cannot be caught: there the request just never comes.
+    """
+    request = StopRequest()
+    earlier = {}
+    try:
+        for number in _CAUGHT:
+            earlier[number] = signal.signal(number, request.notice)
+    except ValueError:
+        earlier.clear()
+    try:
+        yield request
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""Optimisers and learning-rate schedules, from torch."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from understudy.recipe.schema import Train
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Train) -> torch.optim.Optimizer:
+    """Build the optimiser that a recipe names, fused into one kernel where torch has one.
+
+    Args:
+        parameters: those to train.
+        settings: the recipe's `train`.
+    """
+    chosen = [parameter for parameter in parameters if parameter.requires_grad]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in chosen)
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": fused}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(chosen, momentum=settings.momentum, nesterov=settings.nesterov, **common)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(chosen, betas=settings.betas, **common)
+
+
+def rate_factor(settings: Train, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+    """The learning rate at each step as a share of the recipe's: a closed form, so resuming needs no history.
+
+    Linear warm-up, then constant, cosine down to `min_lr`, or times gamma after each milestone. With
+    `schedule_per: epoch` the rate is held during an epoch.
+
+    Args:
+        settings: the recipe's `train`.
+        steps_per_epoch: optimiser steps in an epoch.
+        epochs: of this arm.
+
+    Returns:
+        A function from the number of steps done to the factor.
+    """
+    floor = settings.min_lr / settings.lr
+
+    def factor(step: int) -> float:
+        if settings.schedule_per == "epoch":
+            step = step // steps_per_epoch * steps_per_epoch
+        epoch = step / steps_per_epoch
+        if epoch < settings.warmup_epochs:
+            # The first step already moves: (step + 1), not step.
+            return (step + 1) / (settings.warmup_epochs * steps_per_epoch + 1)
+        if settings.schedule == "cosine":
+            done = (epoch - settings.warmup_epochs) / max(epochs - settings.warmup_epochs, 1e-12)
+            return floor + (1 - floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        if settings.schedule == "step":
+            return max(floor, settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones))
+        return 1.0
+
+    return factor
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, settings: Train, steps_per_epoch: int, epochs: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """Build the schedule that a recipe names; None where the rate never changes.
+
+    `plateau` is stepped with the validation accuracy after each evaluation, the others after each step.
+    """
+    if settings.schedule == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="max", factor=settings.gamma, patience=settings.patience, min_lr=settings.min_lr
+        )
+    if settings.schedule == "constant" and not settings.warmup_epochs:
+        return None
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(settings, steps_per_epoch, epochs))
