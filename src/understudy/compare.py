@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
+
+Outcome = Literal["helped", "hurt", "none", "untested"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Verdict:
         ci95: 95 % t interval of that mean; None with a single seed.
         seeds: number of pairs.
         p: two-sided p value of the paired t test, corrected after Holm where several methods were compared.
+        outcome: `helped`, `hurt`, `none` (no difference could be shown) or `untested`.
         text: the verdict in words.
     """
 
@@ -25,14 +28,8 @@ class Verdict:
     ci95: tuple[float, float] | None
     seeds: int
     p: float | None
+    outcome: Outcome
     text: str
-
-    @property
-    def helped(self) -> bool | None:
-        """True if it helped, False if it hurt, None if no difference could be shown."""
-        if self.p is None or self.p >= 0.05:
-            return None
-        return self.difference > 0
 
     def to_json(self) -> dict[str, Any]:
         """For results.json."""
@@ -63,8 +60,17 @@ def paired_p(differences: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Correct p values for having looked at several (Holm, "A simple sequentially rejective multiple test
-    procedure", 1979): the smallest times their number, the next times one less, never falling.
+    """Correct p values for having looked at several at once.
+
+    The smallest is multiplied by their number, the next by one less, and so on.
+
+    Reference: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Args:
+        p_values: by comparison; None where there is none.
+
+    Returns:
+        The corrected values, at most 1 and never falling.
     """
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     corrected: dict[str, float | None] = dict.fromkeys(p_values)
@@ -97,22 +103,44 @@ def verdicts(
     found = {}
     for name, values in differences.items():
         mean, interval = mean_interval(values)
-        text = _in_words(metric, mean, interval, len(values), p_values[name], len(differences))
-        found[name] = Verdict(metric, mean, interval, len(values), p_values[name], text)
+        outcome = _outcome(mean, p_values[name])
+        text = _in_words(outcome, metric, mean, interval, len(values), p_values[name], len(differences))
+        found[name] = Verdict(metric, mean, interval, len(values), p_values[name], outcome, text)
     return found
 
 
+def untested(metric: str) -> Verdict:
+    """The verdict of a run that had no control."""
+    text = "Not tested: there was no control, so whether distillation helped is not known."
+    return Verdict(metric, math.nan, None, 0, None, "untested", text)
+
+
+def _outcome(mean: float, p: float | None) -> Outcome:
+    if p is None:
+        return "untested"
+    if p >= 0.05:
+        return "none"
+    return "helped" if mean > 0 else "hurt"
+
+
 def _in_words(
-    metric: str, mean: float, interval: tuple[float, float] | None, seeds: int, p: float | None, compared: int
+    outcome: Outcome,
+    metric: str,
+    mean: float,
+    interval: tuple[float, float] | None,
+    seeds: int,
+    p: float | None,
+    compared: int,
 ) -> str:
     points = f"{abs(100 * mean):.2f} points of test {metric}"
     if interval is None or p is None:
         direction = "more" if mean >= 0 else "less"
         return f"Not tested: one seed gave {points} {direction}, and one seed proves nothing. Run more: seeds=5."
     spread = f"95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}, {seeds} seeds"
-    corrected = f", p corrected for {compared} comparisons {p:.3g}" if compared > 1 else ""
-    if p >= 0.05:
-        return f"No difference could be shown: {100 * mean:+.2f} points of test {metric} ({spread}{corrected})."
-    if mean > 0:
-        return f"Distillation helped: {points} more than the student alone ({spread}{corrected})."
-    return f"Distillation hurt: {points} less than the student alone ({spread}{corrected})."
+    if compared > 1:
+        spread += f", p corrected for {compared} comparisons {p:.3g}"
+    if outcome == "none":
+        return f"No difference could be shown: {100 * mean:+.2f} points of test {metric} ({spread})."
+    if outcome == "helped":
+        return f"Distillation helped: {points} more than the student alone ({spread})."
+    return f"Distillation hurt: {points} less than the student alone ({spread})."

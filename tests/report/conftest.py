@@ -93,6 +93,7 @@ def build(folder: Path, *, methods=("distilled",), gains=(0.034,), seeds=5, epoc
             "difference": statistics.fmean(gained),
             "ci95": ci95,
             "seeds": seeds,
+            "outcome": outcome_of(ci95),
             "text": f"At the last epoch the distilled student differs by {statistics.fmean(gained):.4f} "
             "in accuracy from the same student trained alone.",
         }
@@ -123,6 +124,12 @@ def build(folder: Path, *, methods=("distilled",), gains=(0.034,), seeds=5, epoc
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "first_batch.png").write_bytes(png())
     return folder
+
+
+def outcome_of(ci95) -> str:
+    if ci95 is None:
+        return "untested"
+    return "helped" if ci95[0] > 0 else "hurt" if ci95[1] < 0 else "none"
 
 
 @pytest.fixture

@@ -42,12 +42,6 @@ class Batch:
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
         return replace(self, **moved)
 
-    def micro(self, parts: int) -> list["Batch"]:
-        """Cut into micro-batches of nearly equal size."""
-        if parts == 1:
-            return [self]
-        return [self.at(rows) for rows in torch.arange(len(self), device=self.images.device).chunk(parts)]
-
     def at(self, rows: Tensor) -> "Batch":
         """The samples at these positions."""
         labels = self.labels[rows]

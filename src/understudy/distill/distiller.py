@@ -66,24 +66,25 @@ class Distiller(nn.Module):
         self.objectives = nn.ModuleList(objectives)
         self.teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
         self._name_objectives()
-        if self.teacher is None and any(objective.needs_teacher for objective in self._objectives()):
+        if self.teacher is None and any(objective.needs_teacher for objective in self.objective_list()):
             raise UserError("an objective compares with a teacher: give one")
-        for objective in self._objectives():
+        for objective in self.objective_list():
             if objective.student_tap is not None:
                 objective.student_paths = find(student, objective.student_tap)
             if objective.teacher_tap is not None and self.teacher is not None:
                 objective.teacher_paths = find(self.teacher.model, objective.teacher_tap)
-        self.student_taps = _union(objective.student_paths for objective in self._objectives())
-        self.teacher_taps = _union(objective.teacher_paths for objective in self._objectives())
+        self.student_taps = _union(objective.student_paths for objective in self.objective_list())
+        self.teacher_taps = _union(objective.teacher_paths for objective in self.objective_list())
         self._probe(example)
 
-    def _objectives(self) -> list[Objective]:
+    def objective_list(self) -> list[Objective]:
+        """The objectives with their type, which a `ModuleList` forgets."""
         return list(self.objectives)  # pyright: ignore[reportReturnType]
 
     def _name_objectives(self) -> None:
         """Number objectives of one name, so that each has its own line in logs."""
         seen: dict[str, int] = {}
-        for objective in self._objectives():
+        for objective in self.objective_list():
             seen[objective.name] = seen.get(objective.name, 0) + 1
             if seen[objective.name] > 1:
                 objective.name = f"{objective.name}_{seen[objective.name]}"
@@ -91,11 +92,11 @@ class Distiller(nn.Module):
     @property
     def needs_teacher_logits(self) -> bool:
         """Whether an objective compares with the teacher's logits."""
-        return any(objective.needs_teacher and not objective.teacher_paths for objective in self._objectives())
+        return any(objective.needs_teacher and not objective.teacher_paths for objective in self.objective_list())
 
     def asks_teacher(self, epoch: int) -> bool:
         """Whether an objective that compares with the teacher has a weight in an epoch."""
-        return any(objective.needs_teacher and objective.weight_at(epoch) != 0 for objective in self._objectives())
+        return any(objective.needs_teacher and objective.weight_at(epoch) != 0 for objective in self.objective_list())
 
     @torch.no_grad()
     def _probe(self, example: Tensor) -> None:
@@ -166,7 +167,7 @@ class Distiller(nn.Module):
         )
         total: Any = None
         parts: dict[str, Tensor] = {}
-        for objective in self._objectives():
+        for objective in self.objective_list():
             weight = objective.weight_at(epoch)
             if weight == 0:
                 continue

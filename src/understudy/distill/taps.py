@@ -146,10 +146,9 @@ def tapped(module: nn.Module, paths: Iterable[str], *, stop: bool = False) -> It
 
 
 def _tensor_of(output: Any, path: str) -> Tensor:
+    output = getattr(output, "last_hidden_state", output)
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
-    if hasattr(output, "last_hidden_state"):
-        output = output.last_hidden_state
     if not isinstance(output, Tensor):
         raise UserError(f"the module '{path}' gives a {type(output).__name__}, no tensor: tap another")
     return output

@@ -99,7 +99,7 @@ def _from_object(name: str, given: Any) -> nn.Module:
 
 
 def _from_timm(model: Model, classes: int, shape: Shape) -> nn.Module:
-    timm = _extra("timm", "vit")
+    timm = extra("timm", "vit")
     name = model.name.removeprefix("timm/")
     if not timm.is_model(name):
         from understudy.errors import did_you_mean
@@ -138,7 +138,7 @@ def _replace_head(module: nn.Module, classes: int) -> None:
 
 
 def _from_transformers(model: Model, classes: int) -> nn.Module:
-    transformers = _extra("transformers", "hub")
+    transformers = extra("transformers", "hub")
     name = model.name.removeprefix("hf/")
 
     def create() -> nn.Module:
@@ -164,8 +164,17 @@ def _online(create: Callable[[], nn.Module], name: str) -> nn.Module:
         raise
 
 
-def _extra(module: str, extra: str) -> Any:
+def extra(module: str, name: str) -> Any:
+    """Import a library that only an extra installs.
+
+    Args:
+        module: the library.
+        name: of the extra.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError:
-        raise UserError(f"needs the package {module}: pip install 'understudy[{extra}]'") from None
+        raise UserError(f"needs the package {module}: pip install 'understudy[{name}]'") from None

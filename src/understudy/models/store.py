@@ -94,12 +94,12 @@ def read_card(folder: str | Path) -> Card:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError("is not a config.json written by understudy", where=path) from None
-    preprocess = {key: tuple(value) if isinstance(value, list) else value for key, value in about["preprocess"].items()}
+    wanted = about["preprocess"]
     return Card(
         model=about["model"],
         classes=tuple(about["classes"]),
         shape=tuple(about["shape"]),
-        preprocess=Preprocess(**preprocess),
+        preprocess=Preprocess(wanted["size"], *(value and tuple(value) for value in (wanted["mean"], wanted["std"]))),
         fingerprint=about.get("fingerprint", ""),
     )
 

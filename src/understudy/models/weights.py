@@ -82,7 +82,7 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            "holds pickled objects, which could run code when read: save `model.state_dict()` instead of the whole model",
+            "holds pickled objects, which could run code when read: save `model.state_dict()`, not the whole model",
             where=path,
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:

@@ -126,7 +126,7 @@ def _check_teacher_train(recipe: Recipe) -> Iterator[Problem]:
         if detail["type"] == "extra_forbidden":
             message = f"unknown key, {did_you_mean(str(key), type(recipe.train).model_fields)}"
         if detail["type"] == "value_error":
-            message = str(detail["ctx"]["error"])
+            message = str(detail.get("ctx", {}).get("error"))
         yield ("teacher", "train", key), message
 
 

@@ -33,7 +33,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first) + [""])
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""])
 
 
 @dataclass
@@ -244,15 +244,12 @@ def _known_path(location: tuple[str | int, ...], data: Any) -> Path_:
     """Pydantic adds the names of union members to a location: keep the parts that lead through the data."""
     path: list[str | int] = []
     for part in location:
-        if (isinstance(data, dict) and isinstance(part, str) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        inside = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if inside:
             data = data[part]
+            path.append(part)
         elif part == location[-1] and isinstance(data, dict):
-            return (*path, part)
-        else:
-            continue
-        path.append(part)
+            path.append(part)
     return tuple(path)
 
 

@@ -40,13 +40,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The paired difference of a distilled arm to the control; without an interval nothing was tested."""
+    """The paired difference of a distilled arm to the control; its outcome as the comparison decided it."""
 
     arm: str
     metric: str
     difference: float | None
     ci95: tuple[float, float] | None
     seeds: int | None
+    outcome: str
     text: str
 
 

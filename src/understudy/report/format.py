@@ -6,7 +6,6 @@ DASH = "–"
 MINUS = "−"
 
 _NOT_FRACTIONS = {"loss", "fid", "kid", "inception_score", "perplexity", "mse", "mae", "rmse"}
-_LOWER_IS_BETTER = {"loss", "fid", "kid", "perplexity", "mse", "mae", "rmse", "error", "error_rate"}
 
 
 def is_fraction(metric: str) -> bool:
@@ -19,18 +18,6 @@ def is_fraction(metric: str) -> bool:
         False for losses, distances and the like.
     """
     return metric.split("[")[0] not in _NOT_FRACTIONS
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of a metric is the better one.
-
-    Args:
-        metric: its name, with or without an index.
-
-    Returns:
-        True for losses, distances and error rates.
-    """
-    return metric.split("[")[0] in _LOWER_IS_BETTER
 
 
 def score(x: float | None) -> str:

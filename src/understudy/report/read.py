@@ -135,6 +135,7 @@ def _verdicts(results: dict[str, Any], models: list[Model]) -> list[Verdict]:
             difference=number(entry.get("difference")),
             ci95=_pair(entry.get("ci95")),
             seeds=int(number(entry.get("seeds")) or 0) or None,
+            outcome=entry["outcome"] if entry.get("outcome") in ("helped", "hurt", "none") else "untested",
             text=str(entry.get("text") or ""),
         )
         for arm, entry in entries.items()

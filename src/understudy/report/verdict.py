@@ -4,7 +4,7 @@ from html import escape
 
 from understudy.report import markup
 from understudy.report.contents import Run, Verdict
-from understudy.report.format import DASH, difference, lower_is_better
+from understudy.report.format import DASH, difference
 
 _HEADLINES = {
     "helped": "Distillation helped",
@@ -22,14 +22,9 @@ def outcome(verdict: Verdict | None) -> str:
         verdict: the verdict; None when there is none.
 
     Returns:
-        helped, none (the interval holds zero), hurt, or untested (there is no interval).
+        helped, none, hurt or untested, as the comparison decided.
     """
-    if verdict is None or verdict.ci95 is None or verdict.difference is None:
-        return "untested"
-    low, high = verdict.ci95
-    if low <= 0 <= high:
-        return "none"
-    return "helped" if (high < 0) == lower_is_better(verdict.metric) else "hurt"
+    return "untested" if verdict is None else verdict.outcome
 
 
 def verdict_panel(run: Run, chart: str) -> str:

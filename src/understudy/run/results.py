@@ -5,10 +5,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from understudy.compare import Verdict, mean_interval, verdicts
+from understudy.compare import Verdict, mean_interval, untested, verdicts
 from understudy.errors import UserError
 from understudy.recipe.schema import Recipe
-from understudy.tasks.variants import distilled_arms, groups
+from understudy.tasks.variants import groups
 from understudy.train.folder import RunFolder, read_log
 
 Facts = dict[str, Any]
@@ -45,6 +45,8 @@ def summarise(
         early = recipe.teacher_train.early_stop is not None if name == "teacher" else stops_early
         rows = {seed: read_log(folder.arm(name, seed) / "metrics.jsonl") for seed in of_arm}
         models[name] = {**about, "metrics": _metrics(rows, metric, early)}
+    if len(models) == 1:
+        return _told(recipe, models, {}, None, "validation", notes, folder.fingerprint())
     selection = "validation" if _has_validation(folder, models, seeds) else "test"
     if recipe.grid:
         models = _mark_chosen(folder, recipe, models, metric, seeds)
@@ -54,20 +56,33 @@ def summarise(
         for name, about in models.items()
         if about["role"] == "distilled" and about.get("chosen", True)
     }
-    found = verdicts(metric, control, compared) if control else {name: _not_tested(metric) for name in compared}
+    found = verdicts(metric, control, compared) if control else {name: untested(metric) for name in compared}
     best = max(compared, key=lambda name: fmean(compared[name].values()))
+    notes = [*notes, *control_note, *_notes(recipe, models, metric, selection)]
+    return _told(recipe, models, found, best, selection, notes, folder.fingerprint())
+
+
+def _told(
+    recipe: Recipe,
+    models: Mapping[str, Any],
+    found: Mapping[str, Verdict],
+    best: str | None,
+    selection: str,
+    notes: list[str],
+    fingerprint: str,
+) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "task": recipe.task,
         "about": recipe.about,
         "finished": True,
         "selection": selection,
-        "models": models,
-        "verdict": found[best].to_json(),
+        "models": dict(models),
+        "verdict": found[best].to_json() if best is not None else None,
         "verdicts": {name: verdict.to_json() for name, verdict in found.items()},
         "best": best,
-        "notes": [*notes, *control_note, *_notes(recipe, models, metric, selection)],
-        "hash": folder.fingerprint(),
+        "notes": notes,
+        "hash": fingerprint,
     }
 
 
@@ -141,16 +156,11 @@ def _control_scores(recipe: Recipe, models: Mapping[str, Any], metric: str) -> t
     return _last(results["models"]["student_alone"], metric), [f"The control's scores come from {recipe.control}."]
 
 
-def _not_tested(metric: str) -> Verdict:
-    text = "Not tested: there was no control, so whether distillation helped is not known."
-    return Verdict(metric, float("nan"), None, 0, None, text)
-
-
 def _notes(recipe: Recipe, models: Mapping[str, Any], metric: str, selection: str) -> list[str]:
     notes = []
     if selection == "test":
         notes.append(
-            "The recipe holds out no validation images: the best epoch was chosen on the test images, as the articles do. "
+            "The recipe holds out no validation images: the best epoch was chosen on test images, as the articles do. "
             "The verdict reads the last epoch, which nothing was chosen for."
         )
     if recipe.grid and selection == "validation":
@@ -166,10 +176,3 @@ def _notes(recipe: Recipe, models: Mapping[str, Any], metric: str, selection: st
     if recipe.teacher_seeds == 1:
         notes.append("One teacher taught all seeds: the interval is about students of this teacher.")
     return notes
-
-
-def arm_names(recipe: Recipe) -> list[str]:
-    """The students of a recipe in the table's order: controls, then distilled ones."""
-    controls = recipe.control if isinstance(recipe.control, tuple) else ()
-    names = ["student_alone" if name == "train" else f"student_{name}" for name in controls]
-    return [*names, *distilled_arms(recipe)]

@@ -22,10 +22,11 @@ from understudy.recipe.schema import Recipe, Train
 from understudy.report import write_report
 from understudy.run.measure import measure
 from understudy.run.result import Result
-from understudy.run.results import arm_names, summarise
+from understudy.run.results import summarise
 from understudy.run.show import describe_data, first_batch, results_table
 from understudy.run.teacher import gate, ready_teacher, teacher_scores
 from understudy.tasks.classify import METRIC, Classify
+from understudy.tasks.variants import student_arms
 from understudy.train.checkpoint import write_atomically
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest, stop_on_signals
@@ -33,7 +34,14 @@ from understudy.train.loop import Stage, fit, train_step
 from understudy.train.progress import Display
 
 
-def start(recipe: Recipe, *, out: Path | None, objects: Mapping[str, Any], console: Console | None) -> Result:
+def start(
+    recipe: Recipe,
+    *,
+    out: Path | None,
+    objects: Mapping[str, Any],
+    console: Console | None,
+    only_teacher: bool = False,
+) -> Result:
     """Make a run folder for a recipe and run it.
 
     Args:
@@ -41,16 +49,16 @@ def start(recipe: Recipe, *, out: Path | None, objects: Mapping[str, Any], conso
         out: the folder; by default the next number below `runs/NAME`.
         objects: what was given in Python for names `python:...`.
         console: where progress is shown; None is silent.
+        only_teacher: stop when the teacher is ready.
 
     Raises:
         UserError: something does not fit; found before the folder is made where that is possible.
         RunError: the run could not go on.
         Interrupted: a signal came.
     """
-    _set_machine(recipe.train)
-    task = Classify(recipe, objects, _device(recipe.train))
-    _try_out(task)
+    task = prepare(recipe, objects)
     folder = RunFolder.create(recipe, out)
+    folder.write_environment(threads=torch.get_num_threads(), device=str(task.device), only_teacher=only_teacher)
     return _proceed(task, folder, console)
 
 
@@ -65,47 +73,50 @@ def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None) -
     recipe = build_recipe(parse(text, str(path / "recipe.yaml")))
     results = folder.results()
     if results is not None:
-        if console is not None:
-            console.print(results_table(results))
-            console.print(f"[bold]{results['verdict']['text']}[/bold]\nfinished already")
-        return Result(path, results, objects)
-    threads = folder.environment()["threads"] if (path / "environment.json").exists() else recipe.train.threads
-    _set_machine(recipe.train.model_copy(update={"threads": threads}))
+        return _show(Result(path, results, objects), console)
+    if not (path / "environment.json").exists():  # killed between its first two files
+        folder.write_environment(threads=torch.get_num_threads(), device=recipe.train.device, only_teacher=False)
+    _set_machine(recipe.train.model_copy(update={"threads": folder.environment()["threads"]}))
     return _proceed(Classify(recipe, objects, _device(recipe.train)), folder, console)
 
 
 def _proceed(task: Classify, folder: RunFolder, console: Console | None) -> Result:
-    folder.write_environment(threads=torch.get_num_threads(), device=str(task.device))
     recipe = task.recipe
+    only_teacher = folder.environment()["only_teacher"]
     with stop_on_signals() as stop, Display(console) as display:
         display.line(describe_data(task.source.name, task.splits, recipe.data.augment))
-        display.line(_plan(recipe))
+        if not only_teacher:
+            display.line(_plan(recipe))
         teachers = [ready_teacher(task, folder, seed, display, stop) for seed in _teacher_seeds(recipe)]
         first_batch(task, teachers[0]).save(folder.path / "first_batch.png")
         gate(task, teachers[0], display)
-        for index, seed in enumerate(_seeds(recipe)):
+        for index, seed in enumerate(() if only_teacher else _seeds(recipe)):
             _train_students(task, folder, seed, teachers[index % len(teachers)], display, stop)
-        facts = _facts(task, folder, teachers[0])
-    trained_here = recipe.teacher.is_trained
     results = summarise(
         folder,
         recipe,
-        facts,
+        _facts(task, folder, teachers[0], only_teacher),
         metric=METRIC,
-        teacher_scores=None if trained_here else teacher_scores(task, teachers[0]),
+        teacher_scores=None if recipe.teacher.is_trained else teacher_scores(task, teachers[0]),
         notes=_notes(teachers[0], task),
     )
-    _keep_best(folder, results["best"], recipe.seed)
+    if results["best"] is not None:
+        shutil.copytree(
+            folder.arm(results["best"], recipe.seed) / "student", folder.path / "student", dirs_exist_ok=True
+        )
     write_atomically(folder.path / "results.json", json.dumps(_without_nan(results), indent=2))
     write_report(folder.path)
-    results = folder.results()
-    assert results is not None
+    return _show(Result(folder.path, _without_nan(results), task.objects), console)
+
+
+def _show(result: Result, console: Console | None) -> Result:
     if console is not None:
-        console.print(results_table(results))
-        for note in results["notes"]:
+        console.print(results_table(result.results))
+        for note in result.results["notes"]:
             console.print(f"[dim]· {note}[/dim]", highlight=False)
-        console.print(f"[bold]{results['verdict']['text']}[/bold]", highlight=False)
-    return Result(folder.path, results, task.objects)
+        console.print(f"[bold]{result.verdict}[/bold]", highlight=False)
+        console.print(f"hash {result.results['hash'][:16]}", highlight=False)
+    return result
 
 
 def _train_students(
@@ -146,10 +157,6 @@ def _seconds_a_step(stage: Stage, arms: list[Any], steps: int = 30) -> float:
     return statistics.median(times)
 
 
-def _keep_best(folder: RunFolder, name: str, seed: int) -> None:
-    shutil.copytree(folder.arm(name, seed) / "student", folder.path / "student", dirs_exist_ok=True)
-
-
 def _notes(teacher: Teacher, task: Classify) -> list[str]:
     notes = []
     if teacher.gives_probabilities:
@@ -172,7 +179,7 @@ def _device(train: Train) -> torch.device:
     if train.device == "auto":
         from accelerate import PartialState
 
-        return PartialState().device
+        return PartialState().device or torch.device("cpu")
     try:
         device = torch.device(train.device)
         torch.empty(1, device=device)
@@ -189,18 +196,26 @@ def _set_machine(train: Train) -> None:
     torch.use_deterministic_algorithms(train.deterministic)
 
 
-def _try_out(task: Classify) -> None:
-    """Build one of everything and put a batch through, so that what cannot work is said before anything is written."""
-    teacher = task.as_teacher(task.build("teacher", task.recipe.seed))
-    stage = task.student_stage(task.recipe.seed, teacher)
-    task.teacher_stage(task.recipe.seed)
-    for part in (task.splits.test, task.splits.validation):
-        if part is not None:
-            task.example(stage.arms[0].preprocess)
+def prepare(recipe: Recipe, objects: Mapping[str, Any]) -> Classify:
+    """Read the data and build one of everything, so that what cannot work is said before anything is written.
+
+    Args:
+        recipe: what will be run.
+        objects: what was given in Python for names `python:...`.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    _set_machine(recipe.train)
+    task = Classify(recipe, objects, _device(recipe.train))
+    task.student_stage(recipe.seed, task.as_teacher(task.build("teacher", recipe.seed)))
+    if recipe.teacher.is_trained:
+        task.teacher_stage(recipe.seed)
+    return task
 
 
 def _plan(recipe: Recipe) -> str:
-    arms = arm_names(recipe)
+    arms = student_arms(recipe)
     epochs = recipe.train.epochs
     control = f", {1 / len(arms):.0%} of them for the control" if "student_alone" in arms else ""
     teacher = f"teacher {recipe.teacher_train.epochs} epochs, then " if recipe.teacher.is_trained else ""
@@ -210,23 +225,20 @@ def _plan(recipe: Recipe) -> str:
     )
 
 
-def _facts(task: Classify, folder: RunFolder, teacher: Teacher) -> dict[str, dict[str, Any]]:
-    """Size and cost of each model; students of one architecture share them."""
-    student = load(
-        folder.arm(arm_names(task.recipe)[-1], task.recipe.seed) / "student",
-        given=task.objects.get("student"),
-    )
-    student = student.to(task.device)
-    preprocess = task.preprocess("student", student)
-    of_teacher = measure(teacher.model, task.example(teacher.preprocess or Preprocess(), 1))
-    of_student = measure(student, task.example(preprocess, 1))
-    facts = {"teacher": {"role": "teacher", **of_teacher}}
-    for name in arm_names(task.recipe):
-        role = "control" if name == "student_alone" else "other"
-        if name not in ("student_alone", "student_label_smoothing", "student_equal_time"):
-            role = "distilled"
-        facts[name] = {"role": role, **of_student}
-    return facts
+def _facts(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bool) -> dict[str, dict[str, Any]]:
+    """Role, size and cost of each model; the students have one architecture and share theirs."""
+    facts = {
+        "teacher": {
+            "role": "teacher",
+            **measure(teacher.model, task.example(teacher.preprocess or Preprocess(), 1)),
+        }
+    }
+    if only_teacher:
+        return facts
+    saved = folder.arm(next(iter(task.arms)), task.recipe.seed) / "student"
+    student = load(saved, given=task.objects.get("student")).to(task.device)
+    cost = measure(student, task.example(task.preprocess("student", student), 1))
+    return facts | {name: {"role": role, **cost} for name, role in task.arms.items()}
 
 
 def _without_nan(value: Any) -> Any:

@@ -98,6 +98,8 @@ def gate(task: Classify, teacher: Teacher, display: Display) -> None:
 
 
 def teacher_scores(task: Classify, teacher: Teacher, part: str = "test") -> dict[str, float]:
+    """Score the teacher on the `test` or `validation` images."""
+
     def ask(images: Tensor) -> Tensor:
         logits = teacher(images).logits
         assert logits is not None

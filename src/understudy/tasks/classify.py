@@ -16,7 +16,7 @@ from understudy.losses import CrossEntropy
 from understudy.losses.table import LOSSES
 from understudy.models import Card, build
 from understudy.recipe.schema import Method, Model, Recipe, Train, Weight, WeightSchedule
-from understudy.tasks.variants import distilled_arms
+from understudy.tasks.variants import distilled_arms, student_arms
 from understudy.train.arm import Arm, Role
 from understudy.train.loop import Scores, Stage
 
@@ -39,6 +39,7 @@ class Classify:
         self.source = load_source(recipe.data, objects.get("data"))
         self.splits: Splits = split(self.source, recipe.data)
         self.classes = len(self.splits.classes)
+        self.arms = student_arms(recipe)
         self._check_normalisation()
         withheld = {str(word) for word in recipe.data.without}
         self.recall_of = [index for index, name in enumerate(self.splits.classes) if name in withheld]
@@ -119,8 +120,8 @@ class Classify:
         unknown = [name for name in self.splits.classes if name not in card.classes]
         if unknown:
             raise UserError(
-                f"the teacher does not know the class '{unknown[0]}' (it knows {len(card.classes)} classes, the data has "
-                f"{self.classes})",
+                f"the teacher does not know the class '{unknown[0]}' (it knows {len(card.classes)} classes, "
+                f"the data has {self.classes})",
                 where="teacher",
             )
         return [card.classes.index(name) for name in self.splits.classes]

@@ -1,8 +1,8 @@
-"""The distilled arms of a recipe: its methods, each at every point of its grid."""
+"""The students of a recipe: its controls, and its methods, each at every point of its grid."""
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from understudy.recipe.schema import Method, Recipe
 
@@ -17,6 +17,16 @@ def distilled_arms(recipe: Recipe) -> dict[str, Method]:
     if len(variants) == 1:
         return {"student_distilled": next(iter(variants.values()))}
     return {f"student_{name}": method for name, method in variants.items()}
+
+
+def student_arms(recipe: Recipe) -> dict[str, Literal["control", "distilled", "other"]]:
+    """The students by name with their role, in the table's order: controls, then distilled ones."""
+    arms: dict[str, Literal["control", "distilled", "other"]] = {}
+    for name in recipe.control if isinstance(recipe.control, tuple) else ():
+        arms["student_alone" if name == "train" else f"student_{name}"] = "control" if name == "train" else "other"
+    for name in distilled_arms(recipe):
+        arms[name] = "distilled"
+    return arms
 
 
 def groups(recipe: Recipe) -> dict[str, list[str]]:

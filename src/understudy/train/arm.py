@@ -1,5 +1,6 @@
 """One model that is trained in a run, with everything that belongs to its training."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -90,23 +91,23 @@ class Arm:
         """
         randomness.seed_torch(randomness.key("step", seed, step))
         self.optimizer.zero_grad(set_to_none=True)
-        rows = torch.arange(len(batch), device=images.device).chunk(self.settings.accumulate)
-        for part in rows:
-            whole = len(part) == len(batch)
+        means: dict[str, Tensor] = {}
+        for part, inputs, told in self._micro(batch, images, answer):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 losses = self.distiller(
-                    images if whole else images[part],
-                    **_labels(batch if whole else batch.at(part)),
-                    answer=answer if whole or answer is None else answer.at(part),
+                    inputs,
+                    part.labels,
+                    answer=told,
+                    labelled=part.labelled,
+                    sample_ids=part.sample_ids,
                     epoch=epoch,
                     step=step,
                 )
             share = len(part) / len(batch)
-            total = losses.total if whole else losses.total * share
-            total.backward()
-            self._add(losses.parts, losses.total.detach(), share)
-        self.steps_summed += 1
-        self._guard(losses.parts, losses.total.detach(), epoch, step)
+            (losses.total * share).backward()
+            for name, value in (("loss", losses.total.detach()), *losses.parts.items()):
+                means[name] = means[name] + value * share if name in means else value * share
+        self._guard(means, epoch, step)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(self.distiller.parameters(), self.settings.clip)
         self.optimizer.step()
@@ -115,24 +116,33 @@ class Arm:
         if self.average is not None:
             self.average.update_parameters(self.distiller.student)
 
-    def _add(self, parts: dict[str, Tensor], total: Tensor, share: float) -> None:
-        for name, value in (("loss", total), *parts.items()):
-            value = value if share == 1 else value * share
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+    def _micro(
+        self, batch: Batch, images: Tensor, answer: Answer | None
+    ) -> Iterator[tuple[Batch, Tensor, Answer | None]]:
+        """The step's batch in as many micro-batches as gradients are accumulated over."""
+        if self.settings.accumulate == 1:
+            yield batch, images, answer
+            return
+        for rows in torch.arange(len(batch), device=images.device).chunk(self.settings.accumulate):
+            yield batch.at(rows), images[rows], None if answer is None else answer.at(rows)
 
-    def _guard(self, parts: dict[str, Tensor], total: Tensor, epoch: int, step: int) -> None:
+    def _guard(self, means: dict[str, Tensor], epoch: int, step: int) -> None:
+        """Add the step's losses to the epoch's; a loss that is not finite changes neither weights nor optimiser."""
+        total = means["loss"]
         if total.device.type != "cpu":
             # No wait for the device: the fused optimiser skips the step by itself, `mean_losses` reports it.
             self.optimizer.found_inf = (~torch.isfinite(total)).float()  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        if not torch.isfinite(total):
-            raise RunError(self._not_finite(parts, f"at step {step + 1} (epoch {epoch + 1})"))
+        elif not torch.isfinite(total):
+            raise RunError(self._not_finite(means, f"at step {step + 1} (epoch {epoch + 1})"))
+        for name, value in means.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps_summed += 1
 
     def _not_finite(self, parts: dict[str, Tensor], when: str) -> str:
-        culprits = [name for name, value in parts.items() if not torch.isfinite(value)] or ["loss"]
+        culprits = [name for name, value in parts.items() if name != "loss" and not torch.isfinite(value)] or ["loss"]
         return (
-            f"{self.name}: the loss '{culprits[0]}' is not finite {when}; weights are as before it, the last checkpoint "
-            "is kept. A smaller train.lr or train.clip often helps"
+            f"{self.name}: the loss '{culprits[0]}' is not finite {when}; the last checkpoint is kept. "
+            "A smaller train.lr, or train.clip, often helps"
         )
 
     def mean_losses(self, epoch: int) -> dict[str, float]:
@@ -144,7 +154,7 @@ class Arm:
         means = {name: (total / self.steps_summed).item() for name, total in self.sums.items()} if self.sums else {}
         sums, self.sums, self.steps_summed = self.sums, {}, 0
         if not all_finite(sums) or not all_finite(self.model.state_dict()):
-            raise RunError(self._not_finite({k: v for k, v in sums.items() if k != "loss"}, f"in epoch {epoch + 1}"))
+            raise RunError(self._not_finite(sums, f"in epoch {epoch + 1}"))
         return means
 
     @property
@@ -203,10 +213,6 @@ class Arm:
         device = next(self.distiller.parameters()).device
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.steps_summed = state["steps_summed"]
-
-
-def _labels(batch: Batch) -> dict[str, Any]:
-    return {"labels": batch.labels, "labelled": batch.labelled, "sample_ids": batch.sample_ids}
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""The front door for Python: the same runs as the command line, with models and data as objects if you like."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from understudy.recipe.reader import Source, build_recipe, find_recipe, parse
+from understudy.recipe.schema import Recipe
+from understudy.run import start as engine
+from understudy.run.result import Result
+
+ModelLike = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
+
+
+def distill(
+    *,
+    teacher: ModelLike,
+    student: ModelLike,
+    data: Any,
+    method: Any = "kd",
+    name: str = "distill",
+    out: str | Path | None = None,
+    seeds: int = 3,
+    control: Any = "train",
+    quiet: bool = False,
+    **train: Any,
+) -> Result:
+    """Distil a teacher into a student and compare with the student trained alone.
+
+    Args:
+        teacher: a model by its recipe name, a mapping as in a recipe's `teacher`, a module (used as it is), or a
+            callable without arguments that makes one (then trained first).
+        student: likewise; a module is copied, and all seeds start from its weights.
+        data: a data set by its recipe name, a mapping as in a recipe's `data`, or an object: (images, labels), a torch
+            Dataset, or a mapping with `train`, `validation`, `test` and `classes`.
+        method: as in a recipe: `kd`, `kd:seed-001`, a mapping, or several in a list.
+        name: of the run.
+        out: the run folder; by default the next number below `runs/NAME`.
+        seeds: how many times each student is trained.
+        control: `train`, `none`, several controls, or another run's folder.
+        quiet: print nothing.
+        train: settings of a recipe's `train`, such as `epochs=30, lr=1e-3`.
+
+    Returns:
+        The result: `.verdict`, `.table`, `.student`, `.teacher`, `.history`, `.folder`.
+
+    Raises:
+        UserError: something does not fit.
+        RunError: the run could not go on.
+
+    Example:
+        >>> import understudy as us
+        >>> result = us.distill(teacher="cnn", student=MyNet, data=(images, labels), epochs=5)  # doctest: +SKIP
+        >>> print(result.verdict)  # doctest: +SKIP
+    """
+    objects: dict[str, Any] = {}
+    described = {
+        "name": name,
+        "data": _section("data", data, objects),
+        "teacher": _section("teacher", teacher, objects),
+        "student": _section("student", student, objects),
+        "method": method,
+        "train": train,
+        "seeds": seeds,
+        "control": control,
+    }
+    if isinstance(teacher, nn.Module):
+        described["teacher"] = {**described["teacher"], "train": "none"}
+    return _start(_recipe(described), out, objects, quiet)
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    teacher: Any = None,
+    student: Any = None,
+    data: Any = None,
+    quiet: bool = False,
+) -> Result:
+    """Run a recipe.
+
+    Args:
+        recipe: a path, the name of a shipped recipe, a mapping, or a recipe that was read before.
+        overrides: `key=value` texts.
+        out: the run folder; by default the next number below `runs/NAME`.
+        teacher: an object in place of the recipe's teacher.
+        student: an object in place of the recipe's student.
+        data: an object in place of the recipe's data set.
+        quiet: print nothing.
+
+    Returns:
+        The result.
+
+    Raises:
+        UserError: something does not fit.
+        RunError: the run could not go on.
+    """
+    objects: dict[str, Any] = {}
+    if isinstance(recipe, Recipe):
+        source = Source("recipe", recipe.model_dump(mode="json"))
+    elif isinstance(recipe, Mapping):
+        source = Source("recipe", dict(recipe))
+    else:
+        source = parse(find_recipe(recipe).read_bytes(), str(recipe))
+    for which, given in (("teacher", teacher), ("student", student), ("data", data)):
+        if given is not None:
+            source.data[which] = _section(which, given, objects)
+    if isinstance(teacher, nn.Module):
+        source.data["teacher"] |= {"train": "none"}
+    return _start(build_recipe(source, list(overrides)), out, objects, quiet)
+
+
+def compare(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    methods: Sequence[Any] = (),
+    seeds: int | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    **more: Any,
+) -> Result:
+    """Run a recipe with several methods, seeds or settings; all arms of a seed share each teacher pass.
+
+    Args:
+        recipe: as for `run`.
+        overrides: `key=value` texts.
+        methods: in place of the recipe's.
+        seeds: in place of the recipe's.
+        grid: options to try, each with its values; points are chosen on validation.
+        more: further arguments of `run`.
+
+    Returns:
+        The result, with a verdict for each method.
+    """
+    if not isinstance(recipe, (Recipe, Mapping)):
+        recipe = parse(find_recipe(recipe).read_bytes(), str(recipe)).data
+    described = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
+    if methods:
+        described["method"] = list(methods)
+    if seeds is not None:
+        described["seeds"] = seeds
+    if grid:
+        described["grid"] = {key: list(values) for key, values in grid.items()}
+    return run(described, overrides, **more)
+
+
+def resume(
+    folder: str | Path, *, teacher: Any = None, student: Any = None, data: Any = None, quiet: bool = False
+) -> Result:
+    """Continue a run that was stopped; a finished one is only read.
+
+    Args:
+        folder: the run folder.
+        teacher: the same object again where the run had one in place of a name.
+        student: likewise.
+        data: likewise.
+        quiet: print nothing.
+
+    Returns:
+        The result.
+
+    Raises:
+        UserError: no run folder, or an object is missing.
+    """
+    objects = {"teacher": teacher, "student": student, "data": data}
+    given = {which: value for which, value in objects.items() if value is not None}
+    return engine.resume(Path(folder), objects=given, console=None if quiet else Console())
+
+
+def train(
+    *,
+    model: ModelLike,
+    data: Any,
+    name: str = "train",
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Result:
+    """Train one model alone, for instance a teacher.
+
+    Args:
+        model: a model by its recipe name, a mapping, a module or a callable that makes one.
+        data: as for `distill`.
+        name: of the run.
+        out: the run folder.
+        quiet: print nothing.
+        settings: of a recipe's `train`.
+
+    Returns:
+        The result; the model is its `.teacher`, saved in `FOLDER/teacher`.
+    """
+    objects: dict[str, Any] = {}
+    described = {
+        "name": name,
+        "data": _section("data", data, objects),
+        "teacher": {**_section("teacher", model, objects), "train": dict(settings)},
+        "student": {"name": "mlp", "hidden": [16]},
+        "method": "kd",
+        "train": settings,
+    }
+    return engine.start(
+        _recipe(described), out=_path(out), objects=objects, console=None if quiet else Console(), only_teacher=True
+    )
+
+
+def _start(recipe: Recipe, out: str | Path | None, objects: Mapping[str, Any], quiet: bool) -> Result:
+    return engine.start(recipe, out=_path(out), objects=objects, console=None if quiet else Console())
+
+
+def _path(out: str | Path | None) -> Path | None:
+    return None if out is None else Path(out)
+
+
+def _recipe(described: dict[str, Any]) -> Recipe:
+    return build_recipe(Source("arguments", described))
+
+
+def _section(which: str, given: Any, objects: dict[str, Any]) -> dict[str, Any]:
+    """A section of a recipe for a name, a mapping or an object; the object itself is put aside."""
+    if isinstance(given, str):
+        return {"name": given}
+    is_section = isinstance(given, Mapping) and isinstance(given.get("name"), str)
+    if is_section:
+        return dict(given)
+    objects[which] = given
+    return {"name": f"python:{getattr(given, '__qualname__', type(given).__qualname__)}"}

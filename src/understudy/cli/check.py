@@ -1,0 +1,20 @@
+"""`understudy check`: is a recipe sound?"""
+
+import typer
+
+from understudy.cli.options import Import, Overrides, RecipeName, import_packages
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(check)
+
+
+def check(recipe: RecipeName, overrides: Overrides = None, packages: Import = None) -> None:
+    """Check a recipe's keys, types, names, files and their headers, without loading torch or any data."""
+    from understudy.recipe.reader import read_recipe
+
+    import_packages(packages)
+    found = read_recipe(recipe, overrides or [])
+    methods = ", ".join(method.name for method in found.method)
+    print(f"{recipe}: sound. {found.teacher.name} teaches {found.student.name} on {found.data.name} by {methods}")
