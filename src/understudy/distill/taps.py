@@ -31,7 +31,7 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         keys = list(output) if hasattr(output, "keys") else []
         if "logits" not in keys:
-            found = f"a mapping of {', '.join(map(str, keys))}" if keys else f"a {type(output).__name__}"
+            found = f"a mapping of {', '.join(keys)}" if keys else f"a {type(output).__name__}"
             raise UserError(
                 f"the model returns {found}: wanted logits as a tensor, first of a tuple, or under 'logits'"
             )

@@ -7,11 +7,15 @@ from understudy.losses.functional import in_float32
 
 
 class CrossEntropy(nn.Module):
-    """Cross entropy with class labels or with soft ones (mixup, cutmix).
+    """Cross entropy with class labels or with soft ones (mixup, cutmix): `-Σ_k y_k log softmax(z_s)_k`.
+
+    Label smoothing ε replaces y by `(1 - ε) y + ε / K`.
+
+    Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016
+    (https://arxiv.org/abs/1512.00567), section 7.
 
     Args:
-        label_smoothing: share of the probability spread evenly over all classes (Szegedy et al., "Rethinking the
-            Inception Architecture", CVPR 2016, https://arxiv.org/abs/1512.00567).
+        label_smoothing: ε, the share of the probability spread evenly over all classes.
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:

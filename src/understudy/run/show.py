@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from rich import box
 from rich.table import Table
 
 from understudy.report import format as written
@@ -113,10 +114,11 @@ def results_table(results: Mapping[str, Any]) -> Table:
     metric = verdict["metric"] if verdict else "accuracy"
     others = [name for name in next(iter(results["models"].values()))["metrics"] if name.startswith("recall")]
     seeds = max(len(about["metrics"][metric]["seeds"]) for about in results["models"].values())
-    # One line a model on 80 columns: what a person compares, the rest is in the report.
-    table = Table(caption=f"test {metric}: mean ± 95 % interval over {seeds} seeds, last epoch" if seeds > 1 else None)
+    caption = f"test {metric}: mean ± 95 % interval over {seeds} seeds, last epoch" if seeds > 1 else None
+    # One line a model fits 80 columns: what a person compares; the rest is in the report.
+    table = Table(box=box.SIMPLE, caption=caption, pad_edge=False)
     table.add_column("model", no_wrap=True)
-    for heading in ("parameters", "MACs", "latency", "on disk", metric, *others, "best epoch"):
+    for heading in ("params", "MACs", "latency", "on disk", metric, *others, "best"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, about in results["models"].items():
         scores = about["metrics"][metric]

@@ -113,8 +113,8 @@ def _show(result: Result, console: Console | None) -> Result:
     if console is not None:
         console.print(results_table(result.results))
         for note in result.results["notes"]:
-            console.print(f"[dim]· {note}[/dim]", highlight=False)
-        console.print(f"[bold]{result.verdict}[/bold]", highlight=False)
+            console.print(f"[dim]· {note}[/dim]", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{result.verdict}[/bold]", highlight=False, soft_wrap=True)
         console.print(f"hash {result.results['hash'][:16]}", highlight=False)
     return result
 

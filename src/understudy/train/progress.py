@@ -45,7 +45,7 @@ class Display:
     def line(self, text: str) -> None:
         """Print a line above the bars."""
         if self.console is not None:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def begin(self, name: str, total: int, done: int) -> "Meter":
         """Start the bar of a stage.
