@@ -6,7 +6,9 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from understudy.errors import UserError
 
@@ -18,20 +20,16 @@ if TYPE_CHECKING:
 _COLOURS = {"pass": "green", "fail": "bold red", "not implemented": "dim", "declared difference": "yellow"}
 
 
-def parity(folder: Path, json_file: Path | None) -> int:
-    """Compare our losses with recorded ones and print a row for each case.
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(parity)
 
-    Args:
-        folder: holds `manifest.json` and the `.npz` files it names.
-        json_file: where to write the same as a list of objects (`id`, `method`, `status`, `error`, `gradients`,
-            `reason`); a number that is not finite becomes null.
 
-    Returns:
-        The exit code: 0 when nothing fails, else 1.
-
-    Raises:
-        UserError: the folder cannot be read, or the file not written.
-    """
+def parity(
+    folder: Annotated[Path, typer.Argument(help="A folder with manifest.json and the recorded cases.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows as a list of objects too.")] = None,
+) -> None:
+    """Compare our losses with numbers recorded from their authors' code: one row a case, exit 1 if one fails."""
     from rich.console import Console
 
     from understudy.parity import run_parity
@@ -46,7 +44,8 @@ def parity(folder: Path, json_file: Path | None) -> int:
     counts = {status: sum(outcome.status == status for outcome in outcomes) for status in _COLOURS}
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     console.print(f"{len(outcomes)} cases: {said}", highlight=False)
-    return 1 if counts["fail"] else 0
+    if counts["fail"]:
+        raise typer.Exit(1)
 
 
 def _table(outcomes: list[Outcome]) -> Table:

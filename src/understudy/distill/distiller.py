@@ -1,6 +1,6 @@
 """Where student, teacher and objectives meet: one forward of each a step, whatever is tapped."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,17 +102,20 @@ class Distiller(nn.Module):
     def _probe(self, example: Tensor) -> None:
         training = self.student.training
         self.student.eval()
-        logits = logits_of(self.student(example))
+        with tapped(self.student, self.student_taps) as features:
+            logits = logits_of(self.student(example))
         self.student.train(training)
+        _check_reached(self.student_taps, features, "student")
         if are_probabilities(logits):
             raise UserError("the student returns probabilities: take the softmax out of it, losses want logits")
-        if self.teacher is None or not self.needs_teacher_logits:
+        if self.teacher is None:
             return
-        answer = self.teacher(example).logits
-        assert answer is not None
-        if answer.shape[1:] != logits.shape[1:]:
+        answer = self.teacher(example, taps=self.teacher_taps)
+        _check_reached(self.teacher_taps, answer.features, "teacher")
+        assert answer.logits is not None
+        if self.needs_teacher_logits and answer.logits.shape[1:] != logits.shape[1:]:
             raise UserError(
-                f"the teacher gives {answer.shape[-1]} classes, the student {logits.shape[-1]}: they must be the same"
+                f"the teacher gives {answer.logits.shape[-1]} classes, the student {logits.shape[-1]}: they must be the same"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
@@ -175,6 +178,13 @@ class Distiller(nn.Module):
             parts[objective.name] = loss.detach()
             total = weight * loss if total is None else total + weight * loss
         return Losses(logits.sum() * 0.0 if total is None else total, parts)
+
+
+def _check_reached(taps: Iterable[str], features: Mapping[str, Tensor], whose: str) -> None:
+    """Refuse a tap that is in the model but not in its forward."""
+    for path in taps:
+        if path not in features:
+            raise UserError(f"the {whose}'s forward never calls '{path}': tap another module")
 
 
 def _union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:

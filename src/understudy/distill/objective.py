@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from understudy.errors import UserError
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -116,6 +118,9 @@ class Objective(nn.Module):
             if len(signals.labelled) == 0:
                 return signals.student.sum() * 0.0
             signals = _rows(signals, signals.labelled)
+        for need in self.needs:
+            if getattr(signals, need) is None:
+                raise UserError(f"the loss '{self.name}' needs {need}: give them with the batch")
         arguments: list[Any] = [_side(signals.student, signals.student_features, self.student_paths)]
         if self.needs_teacher:
             arguments.append(_side(signals.teacher, signals.teacher_features, self.teacher_paths))

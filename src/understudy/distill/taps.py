@@ -1,7 +1,7 @@
 """Taps: places in a model, by module path, whose output is read during a forward. The model is not edited."""
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,17 +26,16 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         UserError: no tensor stands at that place.
     """
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
-        keys = list(output) if hasattr(output, "keys") else []
-        if "logits" not in keys:
-            found = f"a mapping of {', '.join(keys)}" if keys else f"a {type(output).__name__}"
-            raise UserError(
-                f"the model returns {found}: wanted logits as a tensor, first of a tuple, or under 'logits'"
-            )
-        output = output["logits"]
-    return output
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):  # transformers' outputs are mappings too
+        logits, found = output.get("logits"), f"a mapping of {', '.join(map(str, output))}"
+    else:
+        logits = output[0] if isinstance(output, (tuple, list)) and output else None
+        found = f"a {type(output).__name__}"
+    if isinstance(logits, Tensor):
+        return logits
+    raise UserError(f"the model returns {found}: wanted logits as a tensor, first of a tuple, or under 'logits'")
 
 
 def find(module: nn.Module, pattern: str | Iterable[str]) -> tuple[str, ...]:
@@ -126,11 +125,13 @@ def tapped(module: nn.Module, paths: Iterable[str], *, stop: bool = False) -> It
         A dictionary that each forward fills anew: path to output. Hooks are gone after the block, also on errors.
     """
     features: dict[str, Tensor] = {}
-    wanted = list(paths)
+    wanted = tuple(dict.fromkeys(paths))
     hooks = []
 
     def reader(path: str) -> Any:
         def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if path in features:
+                raise UserError(f"the module '{path}' runs several times in a forward: tap one that runs once")
             features[path] = _tensor_of(output, path)
             if stop and len(features) == len(wanted):
                 raise StopForward
@@ -138,7 +139,9 @@ def tapped(module: nn.Module, paths: Iterable[str], *, stop: bool = False) -> It
         return read
 
     try:
-        hooks += [module.get_submodule(path).register_forward_hook(reader(path)) for path in wanted]
+        hooks.append(module.register_forward_pre_hook(lambda _module, _inputs: features.clear()))
+        for path in wanted:
+            hooks.append(module.get_submodule(path).register_forward_hook(reader(path)))
         yield features
     finally:
         for hook in hooks:

@@ -1,12 +1,14 @@
 """Saves a model to a folder that its own library can read, and loads it again."""
 
+import errno
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.data.prepare import Preprocess
 from understudy.errors import UserError
@@ -52,11 +54,24 @@ def save(module: nn.Module, folder: Path, card: Card) -> None:
     if name.startswith("hf/"):
         config = module.config.to_dict()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(tensors, folder / "model.safetensors")
     about = asdict(card)
     about.pop("text")
     (folder / "config.json").write_text(json.dumps({**config, "understudy": about}, indent=2) + "\n")
     (folder / "README.md").write_text(_readme(module, card))
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full or fails, which safetensors tells by an exception of its own.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        full = f"os error {errno.ENOSPC}" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
 
 
 def _timm_config(module: Any, card: Card) -> dict[str, Any]:

@@ -54,8 +54,12 @@ def seed_1_loop(inputs: Inputs, settings: Settings, weights: Weights) -> dict[st
 
 def keras_example(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
     """The Distiller of the Keras example, alpha on the hard part."""
-    alpha = settings["alpha"]
-    return {"loss": alpha * _cross_entropy(inputs) + (1 - alpha) * _kd(inputs, temperature=settings["temperature"])}
+    return _keras_example(inputs, settings, soft=_kd(inputs, temperature=settings["temperature"]))
+
+
+def keras_example_clipped(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
+    """The same with Keras's own divergence."""
+    return _keras_example(inputs, settings, soft=_keras_kd(inputs, settings))
 
 
 def keras_logits(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
@@ -63,22 +67,25 @@ def keras_logits(inputs: Inputs, settings: Settings, weights: Weights) -> dict[s
     return {"loss": _kd(inputs, temperature=settings["temperature"])}
 
 
+def keras_logits_clipped(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
+    """The same with Keras's own divergence."""
+    return {"loss": _keras_kd(inputs, settings)}
+
+
 def keras_distiller(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
     """`keras.distillation.Distiller` with a soft loss and a mean squared error on the logits."""
-    share, (of_soft, of_mse) = settings["student_loss_weight"], settings["weights"]
-    soft = _kd(inputs, temperature=settings["temperature"])
-    regression = LogitMSE()(inputs["student_logits"], inputs["teacher_logits"])
-    return {"loss": share * _cross_entropy(inputs) + (1 - share) * (of_soft * soft + of_mse * regression)}
+    return _keras_distiller(inputs, settings, soft=_kd(inputs, temperature=settings["temperature"]))
+
+
+def keras_distiller_clipped(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
+    """The same with Keras's own divergence."""
+    return _keras_distiller(inputs, settings, soft=_keras_kd(inputs, settings))
 
 
 def keras_raw_logits(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """The defect of Keras's default: the KL formula on logits over T, clipped as if they were probabilities, no T²."""
-    keras_epsilon = 1e-7
-    student, teacher = (
-        (inputs[name] / settings["temperature"]).clamp(keras_epsilon, 1)
-        for name in ("student_logits", "teacher_logits")
-    )
-    return {"loss": (teacher * (teacher / student).log()).sum(-1).mean()}
+    """The defect of Keras's default: its divergence of logits over T as if they were probabilities, without T²."""
+    temperature = settings["temperature"]
+    return {"loss": _keras_divergence(inputs["student_logits"] / temperature, inputs["teacher_logits"] / temperature)}
 
 
 def logit_mse(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
@@ -123,6 +130,28 @@ def _deit_base(inputs: Inputs, settings: Settings) -> Tensor:
     smoothing = settings.get("smoothing", 0.1) if base == "smooth" else 0.0
     labels = inputs["soft_labels"] if "soft_labels" in inputs else inputs["labels"]
     return CrossEntropy(label_smoothing=smoothing)(inputs["student_cls_logits"], labels=labels)
+
+
+def _keras_example(inputs: Inputs, settings: Settings, *, soft: Tensor) -> dict[str, Tensor]:
+    return {"loss": settings["alpha"] * _cross_entropy(inputs) + (1 - settings["alpha"]) * soft}
+
+
+def _keras_distiller(inputs: Inputs, settings: Settings, *, soft: Tensor) -> dict[str, Tensor]:
+    share, (of_soft, of_regression) = settings["student_loss_weight"], settings["weights"]
+    regression = LogitMSE()(inputs["student_logits"], inputs["teacher_logits"])
+    return {"loss": share * _cross_entropy(inputs) + (1 - share) * (of_soft * soft + of_regression * regression)}
+
+
+def _keras_kd(inputs: Inputs, settings: Settings) -> Tensor:
+    temperature = settings["temperature"]
+    student, teacher = ((inputs[name] / temperature).softmax(-1) for name in ("student_logits", "teacher_logits"))
+    return _keras_divergence(student, teacher) * temperature**2
+
+
+def _keras_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    keras_epsilon = 1e-7
+    student, teacher = student.clamp(keras_epsilon, 1), teacher.clamp(keras_epsilon, 1)
+    return (teacher * (teacher / student).log()).sum(-1).mean()
 
 
 def _kd(inputs: Inputs, **options: object) -> Tensor:

@@ -207,7 +207,8 @@ def _read_case(folder: Path, entry: _Entry) -> Case:
     if not path.is_file():
         raise UserError(f"no such file, though the manifest names it for case {entry.id}", where=path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: of a damaged file, np.load would leave its own handle open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except (
         OSError,

@@ -11,11 +11,13 @@ from understudy.parity.recorded import Compute
 
 @dataclass(frozen=True)
 class Difference:
-    """A case that we do not reproduce, on purpose.
+    """A deviation of an original that we do not reproduce, on purpose.
+
+    It is declared of a case that no function of ours computes, or that ours does not reproduce while `original` does.
 
     Args:
-        reason: why, and what to use instead.
-        original: what the original computes, rewritten to show that we understand it; checked against the record.
+        reason: what the original does, and what to use instead.
+        original: what it computes, rewritten to show that we understand it; without, there is only the reason.
     """
 
     reason: str
@@ -41,11 +43,19 @@ CASES: dict[str, Compute] = {
     "logits_zoo": hinton.logit_mse,
 }
 
-# By id, of a case or of one of its variants.
+_KERAS_CLIPS = (
+    "Keras raises class probabilities below 1e-7 to 1e-7 before it takes logarithms, which cuts the gradient where "
+    "the student is most wrong; ours works with logarithms throughout"
+)
+
 DIFFERENCES: dict[str, Difference] = {
     "kd_keras_logitsdistillation_default": Difference(
         reason="Keras 3.15.1's default loss string compares raw logits over T as if they were probabilities, without "
         "softmax and T²; ours is the one it documents, kd_keras_logitsdistillation_instance",
         original=hinton.keras_raw_logits,
     ),
+    # These three only with some class below 1e-7.
+    "kd_keras_logitsdistillation_instance": Difference(_KERAS_CLIPS, hinton.keras_logits_clipped),
+    "kd_keras_distiller": Difference(_KERAS_CLIPS, hinton.keras_distiller_clipped),
+    "kd_seed4_keras_distiller": Difference(_KERAS_CLIPS, hinton.keras_example_clipped),
 }

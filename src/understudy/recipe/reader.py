@@ -244,7 +244,9 @@ def _known_path(location: tuple[str | int, ...], data: Any) -> Path_:
     """Pydantic adds the names of union members to a location: keep the parts that lead through the data."""
     path: list[str | int] = []
     for part in location:
-        below = dict(data) if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
+        below: dict[Any, Any] = (
+            dict(data) if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
+        )
         if part in below:
             data = below[part]
             path.append(part)

@@ -1,6 +1,7 @@
 """A rehearsal: everything is built, two real batches go through, a checkpoint is written and read; nothing is left."""
 
 import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from understudy.tasks.classify import Classify
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.loop import Stage, train_step
 
-_STEPS = 2
+_SECONDS = 2.0
 
 
 def dry_run(recipe: Recipe, console: Console) -> None:
@@ -49,13 +50,15 @@ def dry_run(recipe: Recipe, console: Console) -> None:
 
 
 def _rehearse(stage: Stage) -> float:
-    """Two steps of a stage and a checkpoint of it; the seconds of the second step."""
-    seconds = 0.0
-    for step in range(_STEPS):
+    """Steps on two batches and a checkpoint of the stage; the median seconds of a step."""
+    times: list[float] = []
+    ends = time.perf_counter() + _SECONDS
+    while len(times) < 2 or time.perf_counter() < ends:
         began = time.perf_counter()
+        step = len(times) % 2
         batches = {name: feed[step].to(stage.device) for name, feed in stage.feeds.items()}
         train_step(stage, list(stage.arms), batches, 0, step)
-        seconds = time.perf_counter() - began
+        times.append(time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
         before = {arm.name: arm.state() for arm in stage.arms}
@@ -68,7 +71,7 @@ def _rehearse(stage: Stage) -> float:
                 if not torch.equal(tensor.cpu(), after[arm.name]["distiller"][name]):
                     raise RuntimeError(f"the checkpoint holds another value of {name}")
             arm.load_state(after[arm.name])
-    return seconds
+    return statistics.median(times[1:])  # the first one warms up
 
 
 def _describe(name: str, stage: Stage, console: Console) -> None:

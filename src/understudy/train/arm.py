@@ -107,9 +107,11 @@ class Arm:
             (losses.total * share).backward()
             for name, value in (("loss", losses.total.detach()), *losses.parts.items()):
                 means[name] = means[name] + value * share if name in means else value * share
-        self._guard(means, epoch, step)
+        parameters = [parameter for parameter in self.distiller.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self._guard(means, norm, epoch, step)
         if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.distiller.parameters(), self.settings.clip)
+            nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
         self.optimizer.step()
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
@@ -126,9 +128,10 @@ class Arm:
         for rows in torch.arange(len(batch), device=images.device).chunk(self.settings.accumulate):
             yield batch.at(rows), images[rows], None if answer is None else answer.at(rows)
 
-    def _guard(self, means: dict[str, Tensor], epoch: int, step: int) -> None:
-        """Add the step's losses to the epoch's; a loss that is not finite changes neither weights nor optimiser."""
-        total = means["loss"]
+    def _guard(self, means: dict[str, Tensor], norm: Tensor, epoch: int, step: int) -> None:
+        """Add the step's losses to the epoch's; a step that is not finite changes neither weights nor optimiser."""
+        # A gradient can overflow where the loss did not: then the sum of losses stands for both.
+        means["loss"] = total = torch.where(torch.isfinite(norm), means["loss"], torch.nan)
         if total.device.type != "cpu":
             # No wait for the device: the fused optimiser skips the step by itself, `mean_losses` reports it.
             self.optimizer.found_inf = (~torch.isfinite(total)).float()  # pyright: ignore[reportAttributeAccessIssue]
@@ -139,9 +142,10 @@ class Arm:
         self.steps_summed += 1
 
     def _not_finite(self, parts: dict[str, Tensor], when: str) -> str:
-        culprits = [name for name, value in parts.items() if name != "loss" and not torch.isfinite(value)] or ["loss"]
+        culprits = [f"loss '{name}'" for name, value in parts.items() if name != "loss" and not torch.isfinite(value)]
+        what = culprits[0] if culprits else "gradient"
         return (
-            f"{self.name}: the loss '{culprits[0]}' is not finite {when}; the last checkpoint is kept. "
+            f"{self.name}: the {what} is not finite {when}; the last checkpoint is kept. "
             "A smaller train.lr, or train.clip, often helps"
         )
 
@@ -188,7 +192,7 @@ class Arm:
         return {
             "distiller": self.distiller.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": _plain(self.schedule.state_dict()) if self.schedule is not None else None,
+            "schedule": self.schedule.state_dict() if self.schedule is not None else None,
             "average": self.average.state_dict() if self.average is not None else None,
             "best_score": self.best_score if self.best_score > float("-inf") else None,
             "best_weights": self.best_weights,
@@ -203,7 +207,7 @@ class Arm:
         self.distiller.load_state_dict(state["distiller"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
+            self.schedule.load_state_dict(state["schedule"])  # a function in it is None there, the recipe gave it again
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best_score = state["best_score"] if state["best_score"] is not None else float("-inf")
@@ -213,8 +217,3 @@ class Arm:
         device = next(self.distiller.parameters()).device
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.steps_summed = state["steps_summed"]
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A schedule's state without its functions, which the recipe gives again."""
-    return {name: value for name, value in state.items() if name != "lr_lambdas"}

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from understudy.models.store import write_tensors
 
 _TENSOR = "@tensor"
 
@@ -79,7 +81,7 @@ class Checkpoints:
         try:
             tensors: dict[str, Tensor] = {}
             plain = pack(state, tensors)
-            save_file(tensors, partial / "state.safetensors")
+            write_tensors(tensors, partial / "state.safetensors")
             (partial / "state.json").write_text(json.dumps(plain))
             sums = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
             (partial / "manifest.json").write_text(json.dumps({"sha256": sums}, indent=2))
@@ -87,7 +89,7 @@ class Checkpoints:
                 sync(file)
             sync(partial)
             partial.rename(target)
-        except OSError:
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync(self.folder)
@@ -100,8 +102,8 @@ class Checkpoints:
         for folder in reversed(self._numbered()):
             try:
                 return self._read(folder)
-            except (OSError, ValueError, KeyError) as error:
-                print(f"{folder}: damaged ({error}), taking the one before", file=sys.stderr)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                print(f"{folder}: damaged ({error}), the one before it is looked for", file=sys.stderr)
         return None
 
     def clear(self) -> None:

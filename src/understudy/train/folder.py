@@ -15,7 +15,7 @@ import yaml
 
 from understudy.errors import UserError
 from understudy.recipe.schema import Recipe
-from understudy.train.checkpoint import Checkpoints, write_atomically
+from understudy.train.checkpoint import Checkpoints, sync, write_atomically
 
 _RECORDED = ("understudy", "torch", "torchvision", "numpy", "timm", "transformers", "accelerate")
 
@@ -42,11 +42,13 @@ class RunFolder:
         Raises:
             UserError: the folder exists and is not empty, or cannot be made.
         """
-        if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out is not None and out.exists() and (not out.is_dir() or any(map(_is_content, out.iterdir()))):
             raise UserError("exists already: choose another --out, or continue it with `understudy resume`", where=out)
         path = out or next_free(runs_root() / recipe.name)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=out is not None)
+        except FileExistsError:  # another run took the number in the meantime
+            return cls.create(recipe, out)
         except OSError as error:
             raise UserError(f"cannot be made ({error.strerror})", where=path) from None
         folder = cls(path)
@@ -110,6 +112,11 @@ class RunFolder:
         return digest.hexdigest()
 
 
+def _is_content(path: Path) -> bool:
+    """Not what a run leaves that was killed while it wrote its first file."""
+    return path.name != ".recipe.yaml.tmp"
+
+
 class Log:
     """A JSON-lines file that can be cut back to where a checkpoint was written.
 
@@ -131,8 +138,28 @@ class Log:
         """Bytes so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def sync(self) -> int:
+        """Force the rows to disk, before a checkpoint counts on them.
+
+        Returns:
+            Bytes so far.
+        """
+        if self.path.exists():
+            sync(self.path)
+        return self.length
+
     def truncate(self, length: int) -> None:
-        """Drop what was written after a checkpoint."""
+        """Drop what was written after a checkpoint.
+
+        Raises:
+            UserError: the file is shorter than it was then.
+        """
+        if self.length < length:
+            raise UserError(
+                f"is shorter ({self.length} bytes) than when the checkpoint was written ({length}): put it back, "
+                "or remove the folder's checkpoints to start the stage over",
+                where=self.path,
+            )
         if self.path.exists():
             os.truncate(self.path, length)
 

@@ -181,7 +181,7 @@ class _Keeper:
             {
                 "stage": self.stage.name,
                 "step": step,
-                "logs": {name: log.length for name, log in self.logs.items()},
+                "logs": {name: log.sync() for name, log in self.logs.items()},
                 "arms": {arm.name: arm.state() for arm in self.stage.arms},
             }
         )

@@ -1,0 +1,64 @@
+"""The conformance checks find what they are for: each of these losses is wrong in one way."""
+
+import numpy as np
+import pytest
+import torch
+from conformance import CHECKS, Member
+from torch import nn
+
+CHECK = {check.__name__: check for check in CHECKS}
+
+
+def mse(student, teacher):
+    return ((student - teacher) ** 2).mean()
+
+
+class Wrong(nn.Module):
+    """One."""
+
+    def __init__(self, formula):
+        super().__init__()
+        self.formula = formula
+
+    def forward(self, student, teacher):
+        return self.formula(student, teacher)
+
+
+def matmul(student, teacher):
+    return mse(student @ student.mT, (teacher @ teacher.mT).detach())
+
+
+def naive_divergence(student, teacher):
+    of_student, of_teacher = student.softmax(dim=1), teacher.detach().softmax(dim=1)
+    return (of_teacher * (of_teacher / of_student).log()).sum()
+
+
+def in_place(student, teacher):
+    with torch.no_grad():
+        student.mul_(2)
+    return mse(student, teacher.detach())
+
+
+WRONG = {
+    "value_equals_an_independent_rewrite": lambda student, teacher: 2 * mse(student, teacher.detach()),
+    "gradient_is_that_of_the_value": lambda student, teacher: mse(student, teacher) + (student**2).mean().detach(),
+    "is_least_where_student_equals_teacher": lambda student, teacher: mse(student, 2 * teacher),
+    "order_of_the_samples_does_not_matter": lambda student, teacher: mse(student[1:] - student[:-1], teacher[1:]),
+    "takes_a_batch_of_one": lambda student, teacher: mse(student, teacher) + student.std(dim=0).mean(),
+    "memory_layout_does_not_matter": lambda student, teacher: mse(student.view(-1), teacher.reshape(-1)),
+    "computes_in_float32_under_bfloat16_autocast": matmul,
+    "keeps_float64": lambda student, teacher: mse(student, teacher).float(),
+    "stays_finite_at_large_logits": naive_divergence,
+    "gives_the_teacher_no_gradient": mse,
+    "changes_no_input": in_place,
+    "gives_a_scalar_and_takes_keywords_only": mse,
+    "docstring_is_complete": mse,
+}
+
+
+@pytest.mark.filterwarnings("ignore:std..:UserWarning")
+@pytest.mark.parametrize("name", CHECK)
+def test_check_finds_a_loss_that_breaks_it(name):
+    member = Member("wrong", lambda: Wrong(WRONG[name]), lambda student, teacher: np.mean((student - teacher) ** 2))
+    with pytest.raises((AssertionError, RuntimeError)):
+        CHECK[name](member)
