@@ -27,5 +27,5 @@ def test_every_command_of_the_readme_exists():
     from understudy.cli import app
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    used = set(re.findall(r"understudy ([a-z]+) ", (ROOT / "README.md").read_text()))
-    assert used - {"trains"} <= commands
+    used = set(re.findall(r"^(?:\$ )?understudy ([a-z]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    assert {"run", "quickstart"} <= used - {"trains"} <= commands

@@ -48,14 +48,18 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
-    """The two-sided p value of the paired t test; None for one pair, 0 or 1 where all differences are equal."""
+    """The two-sided p value of the paired t test; None for one pair.
+
+    Scores of few test images are coarse, so that all differences can be equal by chance, and t infinite: then the
+    p value is the sign test's.
+    """
     from scipy.stats import t
 
     if len(differences) < 2:
         return None
     mean, spread = fmean(differences), stdev(differences)
     if spread == 0:
-        return 1.0 if mean == 0 else 0.0
+        return 1.0 if mean == 0 else 2.0 ** (1 - len(differences))
     return float(2 * t.sf(abs(mean) / spread * math.sqrt(len(differences)), len(differences) - 1))
 
 

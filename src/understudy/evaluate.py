@@ -1,18 +1,26 @@
 """How good a model is on labelled images, and what it says to one image."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.data import Preprocess, Subset, in_order
+from understudy.data import Preprocess, Source, Splits, Subset, in_order
+from understudy.data.source import UNLABELLED
 from understudy.distill.taps import logits_of
+from understudy.errors import UserError
+
+if TYPE_CHECKING:
+    from understudy.models import Card
+    from understudy.recipe.schema import Data
 
 # Images a forward while evaluating. One size for all, because logits change in their last bits with it.
 CHUNK = 500
+_FILES_AT_ONCE = 64
 
 
 @torch.no_grad()
@@ -36,28 +44,23 @@ def score(
     Returns:
         `accuracy`, `loss`, perhaps `top5` and `recall[i]`, as fractions.
     """
-    correct = in_top5 = count = 0
-    loss = 0.0
-    found, wanted = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+    part = part.only(part.labels != UNLABELLED)
+    count = max(len(part), 1)
+    answers: list[Tensor] = []  # one row an image: loss, hit, in the first five; read from the device once, at the end
     for images, labels in in_order(part, CHUNK):
-        logits = ask(images.to(device)).float().cpu()
-        known = labels >= 0
-        logits, labels = logits[known], labels[known]
-        decided = logits.argmax(1)
-        hits = decided == labels
-        correct += int(hits.sum())
-        count += len(labels)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        wanted += torch.bincount(labels, minlength=classes)
-        found += torch.bincount(labels[hits], minlength=classes)
+        logits, wanted = ask(images.to(device)).float(), labels.to(device)
+        columns = [F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(1) == wanted]
         if classes > 10:
-            in_top5 += int((logits.topk(5, 1).indices == labels[:, None]).sum())
-    scores = {"accuracy": correct / max(count, 1), "loss": loss / max(count, 1)}
+            columns.append((logits.topk(5, 1).indices == wanted[:, None]).any(1))
+        answers.append(torch.stack([column.double() for column in columns]))
+    columns = torch.cat(answers, 1).cpu().numpy() if answers else np.zeros((3, 0))
+    scores = {"accuracy": columns[1].sum() / count, "loss": columns[0].sum() / count}
     if classes > 10:
-        scores["top5"] = in_top5 / max(count, 1)
+        scores["top5"] = columns[2].sum() / count
     for number in recall_of:
-        scores[f"recall[{number}]"] = (found[number] / wanted[number].clamp_min(1)).item()
-    return scores
+        of_class = part.labels == number
+        scores[f"recall[{number}]"] = columns[1, of_class].sum() / max(of_class.sum(), 1)
+    return {name: float(value) for name, value in scores.items()}
 
 
 def asking(model: nn.Module, preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
@@ -71,39 +74,61 @@ def evaluate(model: Any, *, data: Any, split: str = "test") -> dict[str, float]:
 
     Args:
         model: the folder of a saved model or of a run, or a module.
-        data: a data set by its recipe name, a mapping as in a recipe's `data`, or an object.
+        data: a data set by its recipe name, a mapping as in a recipe's `data`, or an object: a pair (images, labels)
+            or a Dataset is scored whole, of a mapping with `train` and `test` the split.
         split: `test`, `validation` or `train`.
 
     Returns:
         `accuracy`, `loss`, perhaps `top5`, as fractions.
 
     Raises:
-        UserError: the model or the data cannot be read, or their classes differ.
+        UserError: the model or the data cannot be read, or do not fit together.
     """
-    from understudy.data.split import Subset, load_source
+    from understudy.data import load_source
     from understudy.data.split import split as divide
-    from understudy.errors import UserError
     from understudy.models import load
-    from understudy.recipe.schema import Data
 
     module = load(model) if isinstance(model, (str, Path)) else model
-    named = isinstance(data, (str, dict))
-    described = Data.model_validate(data if named else {"name": "python:data"})
-    splits = divide(load_source(described, None if named else data), described)
-    parts: dict[str, Subset | None] = {
-        "test": splits.test,
-        "validation": splits.validation,
-        "train": splits.teacher,
-    }
+    card: Card | None = getattr(module, "card", None)
+    described, given = _described(data, card)
+    splits = divide(load_source(described, given), described)
+    parts: dict[str, Subset | None] = {"test": splits.test, "validation": splits.validation, "train": splits.teacher}
     part = parts.get(split)
     if part is None:
         raise UserError(f"the data has no split '{split}'")
-    card = getattr(module, "card", None)
-    preprocess = card.preprocess if card else Preprocess(mean=described.mean, std=described.std)
-    if card and len(card.classes) != len(splits.classes):
-        raise UserError(f"the model knows {len(card.classes)} classes, the data has {len(splits.classes)}")
+    ask = asking(module, card.preprocess if card else Preprocess(mean=described.mean, std=described.std))
+    if card is not None:
+        ask = _in_order_of(card, splits, ask)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    return score(asking(module, preprocess), part, classes=len(splits.classes), device=device)
+    return score(ask, part, classes=len(splits.classes), device=device)
+
+
+def _described(data: Any, card: "Card | None") -> tuple["Data", Any]:
+    """A recipe's description of the data, and the object where it is one."""
+    from understudy.recipe.reader import Source as RecipeSource
+    from understudy.recipe.reader import read_data
+    from understudy.recipe.schema import Data
+
+    if isinstance(data, str) or (isinstance(data, Mapping) and "name" in data):
+        return read_data(RecipeSource("arguments", {"data": data})), None
+    if not isinstance(data, (Mapping, Source)) and not (callable(data) and not hasattr(data, "__getitem__")):
+        data = {"train": data, "test": data, **({"classes": card.classes} if card else {})}
+    return Data(name="python:data"), data
+
+
+def _in_order_of(card: "Card", splits: Splits, ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The model's logits in the order of the data's classes, once both are known to fit."""
+    if len(card.classes) != len(splits.classes):
+        raise UserError(f"the model knows {len(card.classes)} classes, the data has {len(splits.classes)}")
+    if card.shape[0] != splits.shape[0] or (card.preprocess.size is None and card.shape != splits.shape):
+        raise UserError(f"the model takes images (C, H, W) of {card.shape}, the data has {splits.shape}")
+    if card.classes == splits.classes:
+        return ask
+    unknown = [name for name in splits.classes if name not in card.classes]
+    if unknown:
+        raise UserError(f"the model does not know the class '{unknown[0]}' (it knows {', '.join(card.classes[:12])})")
+    columns = [card.classes.index(name) for name in splits.classes]
+    return lambda images: ask(images)[:, columns]
 
 
 @torch.no_grad()
@@ -114,7 +139,7 @@ def predict(
 
     Args:
         model: the folder of a saved model or of a run, or a module loaded by `understudy.load`.
-        images: files, or folders of files.
+        images: files.
         top: how many classes an image.
 
     Returns:
@@ -123,20 +148,24 @@ def predict(
     Raises:
         UserError: the model or an image cannot be read.
     """
-    from understudy.data.folder import cut, open_image
+    from understudy.data.folder import Files
     from understudy.models import load
 
     module: Any = load(model) if isinstance(model, (str, Path)) else model
-    channels, size, _ = module.card.shape
-    ask = asking(module, module.card.preprocess)
+    card: Card | None = getattr(module, "card", None)
+    if card is None:
+        raise UserError("the module does not know its classes and input: give one loaded by understudy.load")
+    channels, height, width = card.shape
+    if channels not in (1, 3) or height != width:
+        raise UserError(f"the model takes no image files but arrays (C, H, W) of {card.shape}")
+    files = [Path(path) for path in images]
+    read = Files(files, height, channels)
+    ask = asking(module, card.preprocess)
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     answers = []
-    for path in images:
-        chances = ask(cut(open_image(Path(path), channels), size, None)[None]).softmax(1)[0]
-        best = chances.topk(min(top, len(chances)))
-        answers.append(
-            [
-                (module.card.classes[index], value)
-                for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
-        )
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        batch = read(np.arange(start, min(start + _FILES_AT_ONCE, len(files))))
+        best = ask(batch.to(device)).float().softmax(1).topk(min(top, len(card.classes)))
+        for chances, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            answers.append([(card.classes[index], value) for index, value in zip(indices, chances, strict=True)])
     return answers

@@ -1,5 +1,6 @@
 """The one loader: step number in, a whole batch out. Nothing is remembered between steps."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from understudy.data.augment import augment
 from understudy.data.mix import mix_images, mix_labels, plan
 from understudy.data.source import UNLABELLED
 from understudy.data.split import Subset
+from understudy.errors import UserError
 from understudy.recipe.schema import Augment
 
 
@@ -54,6 +56,16 @@ def _labelled(labels: Tensor) -> Tensor | None:
     return None if has_label.all() else has_label.nonzero().flatten()
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A pass over the samples, in its order: what its steps take slices of."""
+
+    number: int
+    ids: np.ndarray
+    labels: np.ndarray
+    keys: np.ndarray
+
+
 class Feed(Dataset[Batch]):
     """An endless sequence of training batches: `feed[step]` is a function of the step and the seed alone.
 
@@ -71,7 +83,8 @@ class Feed(Dataset[Batch]):
         self.key = randomness.key("feed", seed)
         self.settings = settings
         self.classes = classes
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._all_labelled = bool((part.labels != UNLABELLED).all())
+        self._last: _Pass | None = None
 
     @property
     def steps_per_pass(self) -> int:
@@ -79,46 +92,54 @@ class Feed(Dataset[Batch]):
         return -(-len(self.part) // self.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        passed, place = divmod(step, self.steps_per_pass)
-        if self._order[0] != passed:  # only to save the sort: the order is a function of the pass
-            self._order = (
-                passed,
-                randomness.permutation(randomness.key(self.key, "order", passed), len(self.part)),
-            )
-        positions = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        images, labels = self._views(positions, passed)
-        mixup, cutmix = self.settings.mixup, self.settings.cutmix
-        if mixup or cutmix:
-            mix = plan(
-                randomness.key(self.key, "mix", step),
-                len(positions),
-                mixup=mixup,
-                cutmix=cutmix,
-                height=images.shape[2],
-                width=images.shape[3],
-            )
-            partner = torch.from_numpy(mix.partner)
-            images = mix_images(images, images[partner], mix)
-            labels = mix_labels(labels, labels[partner], mix, self.classes)
-        ids = torch.from_numpy(self.part.ids[positions])
-        return Batch(images, labels, ids, _labelled(labels))
+        number, place = divmod(step, self.steps_per_pass)
+        here = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        current = self._pass(number)
+        ids, keys = current.ids[here], current.keys[here]
+        images = self._augmented(self.part.samples.read(ids, keys), keys)
+        labels = torch.from_numpy(current.labels[here])
+        if self.settings.mixup or self.settings.cutmix:
+            images, labels = self._mixed(images, labels, step)
+        labelled = None if self._all_labelled else _labelled(labels)
+        return Batch(images, labels, torch.from_numpy(ids), labelled)
 
-    def _views(self, positions: np.ndarray, passed: int) -> tuple[Tensor, Tensor]:
-        ids = self.part.ids[positions]
-        keys = randomness.keys(randomness.key(self.key, "view", passed), ids)
-        images = self.part.samples.read(ids, keys)
+    def _pass(self, number: int) -> _Pass:
+        """Order and keys of a pass, a function of its number; the last one is kept only to save the sort."""
+        if self._last is None or self._last.number != number:
+            order = randomness.permutation(randomness.key(self.key, "order", number), len(self.part))
+            ids = self.part.ids[order]
+            keys = randomness.keys(randomness.key(self.key, "view", number), ids)
+            self._last = _Pass(number, ids, self.part.labels[order], keys)
+        return self._last
+
+    def _augmented(self, images: Tensor, keys: np.ndarray) -> Tensor:
         settings = self.settings
-        if images.dtype == torch.uint8:
-            strength = settings.rand_augment
-            images = augment(
-                images,
-                keys,
-                crop=settings.crop,
-                flip=settings.flip,
-                rand_augment=(strength.ops, strength.magnitude) if strength else None,
-                erase=settings.erase,
-            )
-        return images, torch.from_numpy(self.part.labels[positions])
+        strength = settings.rand_augment
+        if not (settings.crop or settings.flip or settings.erase or strength):
+            return images
+        if images.dtype != torch.uint8:
+            raise UserError(f"changes uint8 images (0 to 255), these are {images.dtype}", where="data.augment")
+        return augment(
+            images,
+            keys,
+            crop=settings.crop,
+            flip=settings.flip,
+            rand_augment=(strength.ops, strength.magnitude) if strength else None,
+            erase=settings.erase,
+        )
+
+    def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        mix = plan(
+            randomness.key(self.key, "mix", step),
+            len(images),
+            mixup=self.settings.mixup,
+            cutmix=self.settings.cutmix,
+            height=images.shape[2],
+            width=images.shape[3],
+        )
+        partner = torch.from_numpy(mix.partner)
+        images = mix_images(images, images[partner], mix)
+        return images, mix_labels(labels, labels[partner], mix, self.classes)
 
     def batches(self, start: int, stop: int, workers: int = 0) -> Iterator[Batch]:
         """The batches of steps `start` to `stop`, made here or by worker processes: the same either way."""
@@ -128,8 +149,15 @@ class Feed(Dataset[Batch]):
             sampler=range(start, stop),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_run if workers else None,
         )
         return iter(loader)
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """A signal to the whole process group ends the run after a checkpoint, and the run ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def in_order(part: Subset, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import os
 import urllib.request
+import zipfile
 import zlib
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -21,17 +23,26 @@ _FILES = {
     ("test", "labels"): "t10k-labels-idx1-ubyte",
 }
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-_KERAS = {"mnist": "mnist.npz", "fashion-mnist": "fashion-mnist"}
+_KERAS = {"mnist": "~/.keras/datasets/mnist.npz", "fashion-mnist": "~/.keras/datasets/fashion-mnist"}
+_CACHE = "~/.cache/understudy"
 _MIRRORS = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 }
-# MD5 of the unpacked files, which all mirrors agree on.
+# MD5 of the gzipped files on these mirrors, in the order of `_FILES`.
 _MD5 = {
-    ("mnist", "train-images-idx3-ubyte"): "6bbc9ace898e44ae57da46a324031adb",
-    ("mnist", "train-labels-idx1-ubyte"): "a25bea736e30d166cdddb491f175f624",
-    ("mnist", "t10k-images-idx3-ubyte"): "2646ac647ad5339dbf082846283269ea",
-    ("mnist", "t10k-labels-idx1-ubyte"): "27ae3e4e09519cfbb04c329615203637",
+    "mnist": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "fashion-mnist": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
 }
 _CLASSES = {
     "mnist": tuple("0123456789"),
@@ -46,33 +57,23 @@ def idx(*, dataset: Literal["mnist", "fashion-mnist"], path: str | None = None, 
 
     Args:
         dataset: which of the two; it says the class names and where to look.
-        path: the folder that holds the four files; when absent, `$UNDERSTUDY_DATA/NAME` and the caches of
-            torchvision and Keras are searched.
+        path: the folder that holds the four files, or Keras' mnist.npz; when absent, `$UNDERSTUDY_DATA/NAME`, the
+            layout of torchvision there and in `data`, and Keras' cache are searched.
         download: fetch the files into the cache when they are nowhere, and check them.
 
     Raises:
         UserError: not found, cut short, or images and labels that do not fit together.
     """
-    keras = Path.home() / ".keras" / "datasets" / "mnist.npz"
-    folder = _find(dataset, path)
-    if folder is None and dataset == "mnist" and keras.is_file():
-        return _from_npz(keras)
-    if folder is None and download:
-        folder = _download(dataset)
-    if folder is None:
-        looked = ", ".join(str(place) for place in _places(dataset, path))
+    places = _places(dataset, path)
+    found = _find(places)
+    if found is None and download:
+        found = _download(dataset)
+    if found is None:
+        looked = ", ".join(str(place) for place in places)
         hint = "" if path else "; set UNDERSTUDY_DATA or data.path, or data.download=true to fetch it"
         raise UserError(f"no idx files of {dataset} (looked in {looked}){hint}", where="data.path" if path else "data")
-    parts = {}
-    for split in ("train", "test"):
-        image_file = _file(folder, _FILES[split, "images"])
-        label_file = _file(folder, _FILES[split, "labels"])
-        if image_file is None or label_file is None:
-            missing = _FILES[split, "labels"] if image_file else _FILES[split, "images"]
-            raise UserError(f"'{missing}' (or .gz) is missing beside the other files", where=folder)
-        images, labels = read_idx(image_file, _IMAGES), read_idx(label_file, _LABELS)
-        parts[split] = resident(images, labels, where=label_file, classes=10)
-    return Source(dataset, _CLASSES[dataset], train=parts["train"], test=parts["test"])
+    parts = _read_npz(found) if found.suffix == ".npz" else _read_folder(found)
+    return Source(dataset, _CLASSES[dataset], **parts)
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
@@ -94,29 +95,31 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     if len(content) < 4 or int.from_bytes(content[:4], "big") != magic:
         kind = "images" if magic == _IMAGES else "labels"
         raise UserError(f"is no idx file of {kind} (its first bytes are {content[:4].hex() or 'missing'})", where=path)
-    axes = content[3]
-    shape = tuple(int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes))
-    start, wanted = 4 + 4 * axes, int(np.prod(shape, dtype=np.int64))
+    start = 4 + 4 * content[3]
+    shape = tuple(int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4))
+    wanted = prod(shape)
     if len(content) - start != wanted:
-        raise UserError(f"its header promises {wanted:,} bytes, it holds {len(content) - start:,}", where=path)
+        held = max(0, len(content) - start)
+        raise UserError(f"its header promises {wanted:,} bytes of values, it holds {held:,}", where=path)
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _places(dataset: str, path: str | None) -> list[Path]:
     if path is not None:
-        return [Path(path)]
-    roots = [os.environ.get("UNDERSTUDY_DATA"), os.environ.get("TORCH_HOME"), "~/.cache/understudy", "data"]
+        return [Path(path).expanduser()]
+    roots = [os.environ.get("UNDERSTUDY_DATA"), _CACHE, "data"]
     found = []
     for root in roots:
         if root:
             base = Path(root).expanduser()
             found += [base / dataset, base / _TORCHVISION[dataset] / "raw"]
-    return [*found, Path.home() / ".keras" / "datasets" / _KERAS[dataset]]
+    return [*found, Path(_KERAS[dataset]).expanduser()]
 
 
-def _find(dataset: str, path: str | None) -> Path | None:
-    for place in _places(dataset, path):
-        if _file(place, _FILES["train", "images"]) is not None:
+def _find(places: list[Path]) -> Path | None:
+    """The first place that has the data: a folder of idx files, or Keras' file."""
+    for place in places:
+        if _file(place, _FILES["train", "images"]) is not None or (place.suffix == ".npz" and place.is_file()):
             return place
     return None
 
@@ -128,27 +131,45 @@ def _file(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _from_npz(path: Path) -> Source:
-    with np.load(path, allow_pickle=False) as arrays:
-        parts: list[Samples] = [
-            resident(arrays[f"x_{split}"], arrays[f"y_{split}"], where=path, classes=10) for split in ("train", "test")
-        ]
-    return Source("mnist", _CLASSES["mnist"], train=parts[0], test=parts[1])
+def _read_folder(folder: Path) -> dict[str, Samples]:
+    parts = {}
+    for split in ("train", "test"):
+        image_file = _file(folder, _FILES[split, "images"])
+        label_file = _file(folder, _FILES[split, "labels"])
+        if image_file is None or label_file is None:
+            missing = _FILES[split, "labels"] if image_file else _FILES[split, "images"]
+            raise UserError(f"'{missing}' (or .gz) is missing beside the other files", where=folder)
+        images, labels = read_idx(image_file, _IMAGES), read_idx(label_file, _LABELS)
+        parts[split] = resident(images, labels, where=label_file, classes=10)
+    return parts
+
+
+def _read_npz(path: Path) -> dict[str, Samples]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            content = {name: arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"is not Keras' mnist.npz, or is damaged ({error})", where=path) from None
+    return {
+        split: resident(content[f"x_{split}"], content[f"y_{split}"], where=path, classes=10)
+        for split in ("train", "test")
+    }
 
 
 def _download(dataset: str) -> Path:
-    folder = Path("~/.cache/understudy").expanduser() / dataset
+    folder = Path(_CACHE).expanduser() / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES.values():
+    for name, wanted in zip(_FILES.values(), _MD5[dataset], strict=True):
         target = folder / f"{name}.gz"
+        if target.is_file():
+            continue
         url = f"{_MIRRORS[dataset]}{name}.gz"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 (the two addresses above)
                 content = answer.read()
         except OSError as error:
             raise UserError(f"could not be fetched ({error})", where=url) from None
-        digest = hashlib.md5(gzip.decompress(content), usedforsecurity=False).hexdigest()
-        if digest != _MD5.get((dataset, name), digest):
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != wanted:
             raise UserError("what came is not the file that was asked for (its checksum differs)", where=url)
         partial = target.with_suffix(".tmp")
         partial.write_bytes(content)

@@ -40,4 +40,4 @@ class Preprocess:
         if self.mean is None or self.std is None:
             return images
         mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (images - mean) / std
+        return images.sub(mean).div_(std)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,25 @@ class Samples:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: samples to train on, to test on, perhaps to validate on, and the names of its classes."""
+    """A data set: samples to train on, to test on, perhaps to validate on, and the names of its classes.
+
+    Raises:
+        UserError: its parts have images of different shapes.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Samples
     test: Samples | None = None
     validation: Samples | None = None
+
+    def __post_init__(self) -> None:
+        for split in ("test", "validation"):
+            part = getattr(self, split)
+            if part is not None and part.shape != self.train.shape:
+                raise UserError(
+                    f"images (C, H, W) are {self.train.shape} in train and {part.shape} in {split}", where=self.name
+                )
 
 
 class Resident:
@@ -50,14 +63,15 @@ class Resident:
 
     def __call__(self, ids: np.ndarray, keys: np.ndarray | None = None) -> Tensor:
         """Read images by number; they have one size, so the keys are not needed."""
-        return self.images[torch.from_numpy(ids)]
+        return self.images.index_select(0, torch.from_numpy(ids))
 
 
-def resident(images: np.ndarray | Tensor, labels: np.ndarray, *, where: object, classes: int) -> Samples:
+def resident(images: np.ndarray | Tensor, labels: Any, *, where: object, classes: int) -> Samples:
     """Make samples of arrays in memory, after looking at every value once.
 
     Args:
-        images: (n, H, W), (n, H, W, C) or (n, C, H, W); uint8, or float, which is passed to the model as it is.
+        images: (n, H, W), (n, H, W, C) or (n, C, H, W); uint8, or float, which is passed to the model as it is;
+            or (n, F), a table of numbers, which becomes one row of pixels.
         labels: (n,) class numbers.
         where: file or argument, for messages.
         classes: number of classes.
@@ -65,24 +79,68 @@ def resident(images: np.ndarray | Tensor, labels: np.ndarray, *, where: object, 
     Raises:
         UserError: shapes that are no images, a pixel that is not finite, a label out of range.
     """
-    tensor = torch.as_tensor(images)
-    if tensor.ndim == 3:
-        tensor = tensor[:, None]
-    elif tensor.ndim == 4 and tensor.shape[1] not in (1, 3, 4) and tensor.shape[3] in (1, 3, 4):
-        tensor = tensor.permute(0, 3, 1, 2)
-    elif tensor.ndim == 2:  # a table of numbers: one row of pixels with one channel
+    tensor = as_tensor(images, where=where)
+    if tensor.ndim == 2:
         tensor = tensor[:, None, None]
-    if tensor.ndim != 4 or not len(tensor):
+    elif tensor.ndim == 3:
+        tensor = tensor[:, None]
+    elif tensor.ndim == 4:
+        tensor = channels_first(tensor)
+    if tensor.ndim != 4 or not tensor.numel():
         raise UserError(f"images have shape {tuple(tensor.shape)}: wanted (n, C, H, W), n above 0", where=where)
+    if tensor.is_floating_point():
+        check_finite(tensor, where=where)
+    numbers = class_numbers(labels, where=where)
+    check_labels(numbers, len(tensor), classes, where=where)
+    return Samples(Resident(tensor.contiguous()), numbers, (tensor.shape[1], tensor.shape[2], tensor.shape[3]))
+
+
+def as_tensor(images: np.ndarray | Tensor, *, where: object) -> Tensor:
+    """Pixels as a tensor on the CPU: uint8, or float of at most 32 bits.
+
+    Raises:
+        UserError: values that are no pixels.
+    """
+    if isinstance(images, np.ndarray):
+        if images.dtype.kind not in "uifb":
+            raise UserError(f"images are {images.dtype}: wanted uint8 or float", where=where)
+        # torch takes neither read-only memory, nor negative strides, nor the other byte order.
+        native = images.astype(images.dtype.newbyteorder("="), copy=False)
+        images = torch.from_numpy(np.require(native, requirements=["C", "W"]))
+    tensor = images.detach().cpu()
     if tensor.dtype == torch.float64:
         tensor = tensor.float()
     if tensor.dtype not in (torch.uint8, torch.float32, torch.float16, torch.bfloat16):
-        raise UserError(f"images are {tensor.dtype}: wanted uint8 or float", where=where)
-    if tensor.is_floating_point():
-        check_finite(tensor, where=where)
-    labels = np.asarray(labels).astype(np.int64).ravel()
-    check_labels(labels, len(tensor), classes, where=where)
-    return Samples(Resident(tensor.contiguous()), labels, (tensor.shape[1], tensor.shape[2], tensor.shape[3]))
+        hint = " (convert pixels from 0 to 255 with .astype('uint8') or .to(torch.uint8))"
+        raise UserError(f"images are {tensor.dtype}: wanted uint8 or float{hint}", where=where)
+    return tensor
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """(…, C, H, W) of images that may have their channels last; 1, 3 or 4 of them are taken for channels."""
+    if images.shape[-3] not in (1, 3, 4) and images.shape[-1] in (1, 3, 4):
+        return images.movedim(-1, -3)
+    return images
+
+
+def class_numbers(labels: Any, *, where: object) -> np.ndarray:
+    """Labels as int64.
+
+    Raises:
+        UserError: they are no whole numbers, or several for one image.
+    """
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:  # as Keras has them
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise UserError(
+            f"labels have shape {values.shape}: wanted one class number an image (of one-hot rows: labels.argmax(1))",
+            where=where,
+        )
+    if values.dtype.kind not in "uifb" or (values.dtype.kind == "f" and not (values == np.rint(values)).all()):
+        example = values[0] if len(values) else ""
+        raise UserError(f"labels such as '{example}' are no class numbers: wanted 0, 1, 2, …", where=where)
+    return values.astype(np.int64)
 
 
 def check_finite(images: Tensor, *, where: object, ids: np.ndarray | None = None) -> None:

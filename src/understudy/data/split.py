@@ -12,7 +12,8 @@ from understudy import randomness
 from understudy.data.arrays import from_object
 from understudy.data.source import UNLABELLED, Samples, Source
 from understudy.data.table import REGISTERED, SOURCES
-from understudy.errors import UserError
+from understudy.errors import UserError, did_you_mean
+from understudy.recipe.check import data_problems
 from understudy.recipe.schema import Data
 
 
@@ -93,7 +94,7 @@ def load_source(data: Data, given: Any = None) -> Source:
         given: for a name `python:...`, the object.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: no such data set or option, or it cannot be read.
     """
     if data.name.startswith("python:"):
         if given is None:
@@ -101,6 +102,8 @@ def load_source(data: Data, given: Any = None) -> Source:
         return from_object(given, name=data.name.removeprefix("python:"))
     if data.name in REGISTERED:
         return from_object(REGISTERED[data.name](**data.options), name=data.name)
+    for path, problem in data_problems(data):
+        raise UserError(problem, where=".".join(map(str, path)))
     entry = SOURCES[data.name]
     return getattr(import_module(entry.module), entry.function)(**entry.fixed, **data.options)
 
@@ -108,20 +111,30 @@ def load_source(data: Data, given: Any = None) -> Source:
 def split(source: Source, data: Data) -> Splits:
     """Divide a data set as a recipe says. Nothing here depends on the run's seed: all seeds share the split.
 
+    Where the source has no labelled test set (as ImageNet), its validation set is the test set; where it has neither,
+    a fifth of the training samples is.
+
     Raises:
         UserError: more asked for than there is, or a class that does not exist.
     """
     seed = data.seed
-    train = Subset(source.train, np.arange(len(source.train)), source.train.labels)
+    train = _whole(source.train)
+    validation, test = (
+        _whole(part) if part is not None and (part.labels != UNLABELLED).any() else None
+        for part in (source.validation, source.test)
+    )
+    if test is None:
+        validation, test = None, validation
+    if test is None:
+        train, test = _hold_out(train, 0.2, randomness.key(seed, "test"), "the test set")
     if data.train != "all":
         order = randomness.permutation(randomness.key(seed, "train"), len(train))
         train = train.only(np.sort(order[: _at_most(data.train, len(train), "data.train")]))
-    test = source.test
-    if test is None:
-        train, held = _hold_out(train, max(1, len(train) // 5), randomness.key(seed, "test"))
-    else:
-        held = Subset(test, np.arange(len(test)), test.labels)
-    train, validation = _validation(source, data, train)
+    if data.validation in ("none", 0):
+        validation = None
+    elif validation is None:
+        assert not isinstance(data.validation, str)
+        train, validation = _hold_out(train, data.validation, randomness.key(seed, "validation"), "data.validation")
     labelled = train.only(_with_label(train.labels, data, len(source.classes)))
     seen = ~np.isin(labelled.labels, [_class_number(word, source.classes) for word in data.without])
     control = labelled.only(seen)
@@ -135,7 +148,7 @@ def split(source: Source, data: Data) -> Splits:
         control=control,
         students=_with_transfer(control, train, data, source.classes),
         validation=validation,
-        test=held,
+        test=test,
     )
 
 
@@ -145,22 +158,19 @@ def _at_most(wanted: int, available: int, key: str) -> int:
     return wanted
 
 
-def _hold_out(part: Subset, count: int, key: int) -> tuple[Subset, Subset]:
-    order = randomness.permutation(key, len(part))
-    return part.only(np.sort(order[count:])), part.only(np.sort(order[:count]))
+def _whole(samples: Samples) -> Subset:
+    return Subset(samples, np.arange(len(samples)), samples.labels)
 
 
-def _validation(source: Source, data: Data, train: Subset) -> tuple[Subset, Subset | None]:
-    if data.validation == "none" or data.validation == 0:
-        return train, None
-    if source.validation is not None:
-        part = source.validation
-        return train, Subset(part, np.arange(len(part)), part.labels)
-    share = data.validation
-    count = round(share * len(train)) if share < 1 else int(share)
-    if not 0 < count < len(train):
-        raise UserError(f"would hold out {count:,} of {len(train):,} training images", where="data.validation")
-    return _hold_out(train, count, randomness.key(data.seed, "validation"))
+def _hold_out(part: Subset, share: float, key: int, what: str) -> tuple[Subset, Subset]:
+    """What stays and what is held out: a share below 1, or that many, of the samples with a label."""
+    labelled = np.flatnonzero(part.labels != UNLABELLED)
+    count = round(share * len(labelled)) if share < 1 else int(share)
+    if not 0 < count < len(labelled):
+        raise UserError(f"would hold out {count:,} of {len(labelled):,} labelled training images", where=what)
+    held = np.zeros(len(part), bool)
+    held[labelled[randomness.permutation(key, len(labelled))[:count]]] = True
+    return part.only(~held), part.only(held)
 
 
 def _with_label(labels: np.ndarray, data: Data, classes: int) -> np.ndarray:
@@ -192,4 +202,4 @@ def _with_transfer(control: Subset, train: Subset, data: Data, classes: tuple[st
 def _class_number(word: str | int, classes: tuple[str, ...]) -> int:
     if str(word) in classes:
         return classes.index(str(word))
-    raise UserError(f"there is no class '{word}' ({', '.join(classes[:12])}…)", where="data.without")
+    raise UserError(f"there is no class '{word}', {did_you_mean(str(word), classes)}", where="data.without")

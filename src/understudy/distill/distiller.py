@@ -115,7 +115,8 @@ class Distiller(nn.Module):
         assert answer.logits is not None
         if self.needs_teacher_logits and answer.logits.shape[1:] != logits.shape[1:]:
             raise UserError(
-                f"the teacher gives {answer.logits.shape[-1]} classes, the student {logits.shape[-1]}: they must be the same"
+                f"the teacher gives {answer.logits.shape[-1]} classes, the student {logits.shape[-1]}: "
+                "they must be the same"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from understudy.errors import UserError, did_you_mean
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
 
 class StopForward(Exception):
     """Raised by the deepest tap to end a forward whose rest is not needed."""
@@ -66,9 +68,9 @@ def find(module: nn.Module, pattern: str | Iterable[str]) -> tuple[str, ...]:
 def stage_ends(module: nn.Module) -> tuple[str, ...]:
     """The places that distillation papers tap: what the model declares, else the ends of its stages.
 
-    A model declares them as `tap_points`, timm's as `feature_info`. Else the stages are the children of the module
-    that holds most of the depth: each run of children is taken as one stage where it stands alone, a long run of
-    equal blocks (a transformer's) is divided in four.
+    A model declares them as `tap_points`, timm's as `feature_info`. Else the stages are the children, made of further
+    modules, of the module that holds the trunk; the head is none. More than five (a transformer's blocks) are
+    divided in four, and the ends taken.
 
     Args:
         module: any model.
@@ -85,25 +87,35 @@ def stage_ends(module: nn.Module) -> tuple[str, ...]:
         listed = tuple(entry["module"] for entry in info if entry.get("module") in names)
         if listed:
             return listed[-1:] if len(listed) < 3 else _spread(listed, 5)
-    trunk = _trunk(module)
-    prefix = f"{trunk}." if trunk else ""
-    stages = [
-        f"{prefix}{name}" for name, child in names[trunk].named_children() if any(True for _ in child.parameters())
-    ]
-    return _spread(tuple(stages), 5) if len(stages) > 1 else tuple(stages)
+    return _spread(_stages(module), 5)
 
 
-def _trunk(module: nn.Module) -> str:
-    """Follow the child with nearly all parameters down to where they spread over several children."""
-    path = ""
-    while True:
-        here = module.get_submodule(path)
-        sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in here.named_children()}
-        total = sum(p.numel() for p in here.parameters())
-        largest = max(sizes, key=lambda name: sizes[name], default=None)
-        if largest is None or sizes[largest] < 0.8 * total or not list(here.get_submodule(largest).named_children()):
-            return path
-        path = f"{path}.{largest}" if path else largest
+def _stages(module: nn.Module) -> tuple[str, ...]:
+    """The children that are stages: those made of further modules, without the head and the stem's single layers."""
+    children = {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
+    inner = {name: child for name, child in children.items() if list(child.children()) and not _is_head(child)}
+    if not inner:
+        layers = [name for name, child in children.items() if not isinstance(child, _NORMS)]
+        if len(layers) == 1 and list(children[layers[0]].children()):
+            return _below(layers[0], children[layers[0]])
+        return tuple(layers[:-1] if len(layers) > 1 and isinstance(children[layers[-1]], nn.Linear) else layers)
+    sizes = {name: sum(parameter.numel() for parameter in child.parameters()) for name, child in inner.items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    alike = sum(type(child) is type(inner[largest]) for child in inner.values())
+    if alike == 1 and sizes[largest] >= 0.8 * sum(sizes.values()):
+        return _below(largest, inner[largest])  # a trunk by itself, such as `features` or `encoder`
+    return tuple(inner)
+
+
+def _below(name: str, child: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{name}.{path}" for path in _stages(child)) or (name,)
+
+
+def _is_head(module: nn.Module) -> bool:
+    """Whether it is a few linear layers, perhaps with a norm."""
+    learning = [part for part in module.modules() if part._parameters]
+    flat = any(isinstance(child, nn.Linear) for child in module.children())
+    return flat and all(isinstance(part, (nn.Linear, *_NORMS)) for part in learning)
 
 
 def _spread(names: tuple[str, ...], most: int) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ import copy
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from understudy.errors import UserError
+from understudy.errors import UserError, did_you_mean
 from understudy.models.table import MODELS, REGISTERED
+from understudy.recipe.check import model_problems
 from understudy.recipe.schema import Model
 
 Shape = tuple[int, int, int]
@@ -45,11 +45,15 @@ def build(model: Model, *, classes: int, shape: Shape, given: Any = None) -> nn.
     Raises:
         UserError: the name, an option or the weights do not fit.
     """
+    for path, problem in model_problems(("model",), model):
+        raise UserError(problem, where=".".join(map(str, path)))
+    if model.size is not None:
+        shape = (shape[0], model.size, model.size)
     try:
         module = _build(model, classes, shape, given)
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"cannot be built for {classes} classes and images {shape}: {reason}", where=model.name
@@ -68,18 +72,18 @@ def _build(model: Model, classes: int, shape: Shape, given: Any) -> nn.Module:
     if name.startswith("timm/"):
         return _from_timm(model, classes, shape)
     if name.startswith("torchvision/"):
-        return _from_torchvision(model, classes)
+        return _from_torchvision(model, classes, shape)
     if name.startswith("hf/"):
-        return _from_transformers(model, classes)
-    if Path(name).is_dir():
+        return _from_transformers(model, classes, shape)
+    if name in REGISTERED:
+        builder, fixed = REGISTERED[name], {}
+    elif name in MODELS:
+        entry = MODELS[name]
+        builder, fixed = getattr(import_module(entry.module), entry.function), entry.fixed
+    else:
         from understudy.models.store import load
 
         return load(name)
-    if name in REGISTERED:
-        builder, fixed = REGISTERED[name], {}
-    else:
-        entry = MODELS[name]
-        builder, fixed = getattr(import_module(entry.module), entry.function), entry.fixed
     arguments = {"classes": classes, "shape": shape, **fixed, **model.options}
     accepted = inspect.signature(builder).parameters
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
@@ -102,66 +106,77 @@ def _from_timm(model: Model, classes: int, shape: Shape) -> nn.Module:
     timm = extra("timm", "vit")
     name = model.name.removeprefix("timm/")
     if not timm.is_model(name):
-        from understudy.errors import did_you_mean
-
         raise UserError(f"timm has no model '{name}', {did_you_mean(name, timm.list_models())}")
     options = {"in_chans": shape[0], **model.options}
-    return _online(
+    return online(
         lambda: timm.create_model(name, pretrained=model.pretrained, num_classes=classes, **options),
         model.name,
     )
 
 
-def _from_torchvision(model: Model, classes: int) -> nn.Module:
+def _from_torchvision(model: Model, classes: int, shape: Shape) -> nn.Module:
     from torchvision import models
-
-    from understudy.errors import did_you_mean
 
     name = model.name.removeprefix("torchvision/")
     if name not in models.list_models(module=models):
         near = did_you_mean(name, models.list_models(module=models))
         raise UserError(f"torchvision has no classifier '{name}', {near}")
+    _check_channels(3, shape, model.name)
     if not model.pretrained:
         return models.get_model(name, num_classes=classes, **model.options)
-    module = _online(lambda: models.get_model(name, weights="DEFAULT", **model.options), model.name)
+    module = online(lambda: models.get_model(name, weights="DEFAULT", **model.options), model.name)
     _replace_head(module, classes)
     return module
 
 
 def _replace_head(module: nn.Module, classes: int) -> None:
     """Give a pretrained classifier a new last linear layer when its class count differs."""
-    name, head = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1]
-    if head.out_features == classes:
-        return
-    parent = module.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], nn.Linear(head.in_features, classes))
+    kinds = (nn.Linear, nn.Conv2d)  # SqueezeNet ends in a convolution
+    name, head = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, kinds)][-1]
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, classes) if head.out_features != classes else head
+    else:
+        new = nn.Conv2d(head.in_channels, classes, 1) if head.out_channels != classes else head
+    parent, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, new)
 
 
-def _from_transformers(model: Model, classes: int) -> nn.Module:
+def _check_channels(wanted: int, shape: Shape, name: str) -> None:
+    if shape[0] != wanted:
+        raise UserError(
+            f"takes images of {wanted} channels, the data has {shape[0]}: take a timm model (its first layer is "
+            "adapted), or read the images with data.channels",
+            where=name,
+        )
+
+
+def _from_transformers(model: Model, classes: int, shape: Shape) -> nn.Module:
     transformers = extra("transformers", "hub")
     name = model.name.removeprefix("hf/")
 
     def create() -> nn.Module:
-        if model.pretrained or model.weights is None:
+        if model.pretrained:
             return transformers.AutoModelForImageClassification.from_pretrained(
                 name, num_labels=classes, ignore_mismatched_sizes=True, use_safetensors=True, **model.options
             )
         config = transformers.AutoConfig.from_pretrained(name, num_labels=classes, **model.options)
         return transformers.AutoModelForImageClassification.from_config(config)
 
-    return _online(create, model.name)
+    module = online(create, model.name)
+    _check_channels(getattr(module.config, "num_channels", shape[0]), shape, model.name)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    return module
 
 
-def _online(create: Callable[[], nn.Module], name: str) -> nn.Module:
+def online(create: Callable[[], nn.Module], name: str) -> nn.Module:
     """Run something that may fetch weights; a network that is not there is the user's to know about."""
     try:
         return create()
-    except (OSError, RuntimeError) as error:
-        offline = type(error).__module__.split(".")[0] in ("requests", "httpx", "urllib", "huggingface_hub")
-        if offline or isinstance(error, OSError):
-            reason = str(error).splitlines()[0]
-            raise UserError(f"its files could not be fetched or read ({reason})", where=name) from error
-        raise
+    except Exception as error:
+        library = type(error).__module__.split(".")[0]
+        if not isinstance(error, OSError) and library not in ("requests", "httpx", "urllib3", "huggingface_hub"):
+            raise
+        reason = str(error).split("\n")[0]
+        raise UserError(f"its files could not be fetched or read ({reason})", where=name) from error
 
 
 def extra(module: str, name: str) -> Any:

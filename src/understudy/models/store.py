@@ -2,7 +2,7 @@
 
 import errno
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,16 @@ def save(module: nn.Module, folder: Path, card: Card) -> None:
         folder: made if missing; files of an earlier save are replaced.
         card: what it must know about itself.
     """
+    origin: Card | None = getattr(module, "card", None)
+    if origin is not None:  # it was itself loaded from a folder, which may be gone when this one is read
+        card = replace(card, model=origin.model)
     folder.mkdir(parents=True, exist_ok=True)
     name = card.model["name"]
     config: dict[str, Any] = {"architecture": name}
     if name.startswith("timm/"):
         config = _timm_config(module, card)
     if name.startswith("hf/"):
-        config = module.config.to_dict()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        config = _transformers_config(module, card)
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
     write_tensors(tensors, folder / "model.safetensors")
     about = asdict(card)
@@ -94,6 +97,16 @@ def _timm_config(module: Any, card: Card) -> dict[str, Any]:
     }
 
 
+def _transformers_config(module: Any, card: Card) -> dict[str, Any]:
+    names = dict(enumerate(card.classes))
+    return {
+        **module.config.to_dict(),
+        "architectures": [type(module).__name__],
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+    }
+
+
 def read_card(folder: str | Path) -> Card:
     """Read what a saved model knows about itself.
 
@@ -103,20 +116,21 @@ def read_card(folder: str | Path) -> Card:
     path = Path(folder) / "config.json"
     try:
         about = json.loads(path.read_text())["understudy"]
+        wanted = about["preprocess"]
+        mean, std = (value and tuple(value) for value in (wanted["mean"], wanted["std"]))
+        return Card(
+            model=about["model"],
+            classes=tuple(about["classes"]),
+            shape=tuple(about["shape"]),
+            preprocess=Preprocess(wanted["size"], mean, std),
+            fingerprint=about.get("fingerprint", ""),
+        )
     except FileNotFoundError:
         raise UserError(
             "no such file: give the folder of a saved model, such as runs/NAME/1/student", where=path
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError("is not a config.json written by understudy", where=path) from None
-    wanted = about["preprocess"]
-    return Card(
-        model=about["model"],
-        classes=tuple(about["classes"]),
-        shape=tuple(about["shape"]),
-        preprocess=Preprocess(wanted["size"], *(value and tuple(value) for value in (wanted["mean"], wanted["std"]))),
-        fingerprint=about.get("fingerprint", ""),
-    )
 
 
 def load(folder: str | Path, *, given: Any = None) -> nn.Module:
@@ -132,7 +146,7 @@ def load(folder: str | Path, *, given: Any = None) -> nn.Module:
     Raises:
         UserError: no such model, or its files do not fit together.
     """
-    from understudy.models.build import build
+    from understudy.models.build import build, extra, online
     from understudy.models.weights import load_weights
 
     folder = Path(folder)
@@ -141,9 +155,8 @@ def load(folder: str | Path, *, given: Any = None) -> nn.Module:
     card = read_card(folder)
     model = Model.model_validate({**card.model, "weights": None, "pretrained": False})
     if model.name.startswith("hf/"):
-        import transformers
-
-        module: Any = transformers.AutoModelForImageClassification.from_pretrained(folder)
+        kind = extra("transformers", "hub").AutoModelForImageClassification
+        module: Any = online(lambda: kind.from_pretrained(folder, use_safetensors=True), str(folder))
     else:
         module = build(model, classes=len(card.classes), shape=card.shape, given=given)
         load_weights(module, folder / "model.safetensors")
@@ -153,12 +166,12 @@ def load(folder: str | Path, *, given: Any = None) -> nn.Module:
 
 def _readme(module: nn.Module, card: Card) -> str:
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    layers = repr(module) if len(repr(module)) < 4000 else f"{type(module).__name__}, {card.model['name']}"
-    preprocess = "pixels divided by 255"
-    if card.preprocess.mean is not None:
-        preprocess += f", then normalised with mean {card.preprocess.mean} and std {card.preprocess.std}"
+    preprocess = "divided by 255"
     if card.preprocess.size is not None:
         preprocess = f"resized to {card.preprocess.size} pixels, {preprocess}"
+    if card.preprocess.mean is not None:
+        preprocess += f", normalised with mean {card.preprocess.mean} and std {card.preprocess.std}"
+    given = f", given={type(module).__name__}(...)" if card.model["name"].startswith("python:") else ""
     return f"""---
 library_name: {card.model["name"].split("/")[0] if "/" in card.model["name"] else "pytorch"}
 pipeline_tag: image-classification
@@ -169,18 +182,67 @@ tags: [knowledge-distillation, understudy]
 {card.text or "A classifier saved by understudy."}
 
 - parameters: {parameters:,}
-- input: {card.shape} images, {preprocess}
+- images: {" x ".join(map(str, card.shape))} (channels, height, width)
+- input: pixels from 0 to 255, {preprocess}
 - classes: {", ".join(card.classes[:20])}{", …" if len(card.classes) > 20 else ""}
 
 ```python
 import understudy
 
-model = understudy.load("{"path/to/this/folder"}")
+model = understudy.load("path/to/this/folder"{given})
 ```
 
-The tensors of `model.safetensors` carry the names of these layers, so plain torch loads them too:
+Without understudy:
 
-```
-{layers}
+```python
+{_plain_code(module, card)}
 ```
 """
+
+
+def _plain_code(module: nn.Module, card: Card) -> str:
+    """Python that loads the model with nothing but its own library."""
+    library, _, name = card.model["name"].partition("/")
+    if library == "timm":
+        return (
+            "import timm\n\n"
+            'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
+            "logits = model(images)"
+        )
+    if library == "hf":
+        return (
+            "from transformers import AutoModelForImageClassification\n\n"
+            'model = AutoModelForImageClassification.from_pretrained("path/to/this/folder").eval()\n'
+            "logits = model(images).logits"
+        )
+    imports, made = "from torch import nn", _layer_code(module)
+    if library == "torchvision":
+        options = {key: value for key, value in card.model.items() if key not in Model.model_fields}
+        imports = "from torchvision.models import get_model"
+        made = f'get_model("{name}", **{ {"num_classes": len(card.classes), **options} })'
+    elif made is None:
+        kind = type(module)
+        imports = f"from {kind.__module__} import {kind.__qualname__}"
+        made = f"{kind.__qualname__}(...)  # with the arguments it was made with"
+    return (
+        "from collections import OrderedDict\n\n"
+        * ("OrderedDict" in made)
+        + f"from safetensors.torch import load_file\n{imports}\n\n"
+        f"model = {made}\n"
+        'model.load_state_dict(load_file("path/to/this/folder/model.safetensors"))\n'
+        "model.eval()\n"
+        "logits = model(images)"
+    )
+
+
+def _layer_code(module: nn.Module, depth: int = 0) -> str | None:
+    """Python that makes a sequence of torch's own layers, whose repr is their call; None for anything else."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        inner = {name: _layer_code(layer, depth + 1) for name, layer in module.named_children()}
+        if None in inner.values():
+            return None
+        margin = "    " * (depth + 1)
+        rows = "".join(f'{margin}("{name}", {code}),\n' for name, code in inner.items())
+        return f"nn.Sequential(OrderedDict([\n{rows}{margin[4:]}]))"
+    has_own_repr = type(module).__module__.startswith("torch.nn.modules.") and not list(module.children())
+    return f"nn.{module!r}" if has_own_repr else None

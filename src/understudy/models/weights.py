@@ -1,6 +1,9 @@
 """Reads weights from files of any maker, without ever running what is in them."""
 
-import pickle
+import argparse
+import hashlib
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +34,17 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, damaged, a pickled module, or no weights inside.
     """
-    path = _fetch(str(source)) if "://" in str(source) else Path(source)
+    path = _fetch(str(source)) if "://" in str(source) else Path(source).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
         raise UserError("no such file", where=path)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
-        except (SafetensorError, ValueError) as error:
+            content = load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise UserError(f"is no safetensors file, or is damaged ({error})", where=path) from None
+        return _clean(content, path)
     return _clean(_read_torch(path), path)
 
 
@@ -61,32 +65,42 @@ def load_weights(module: nn.Module, source: str | Path) -> None:
         if unknown:
             parts.append(f"{len(unknown)} of its own are unknown to the model (first: {unknown[0]})")
         raise UserError(f"holds the weights of another model: {'; '.join(parts)}", where=source)
-    for name, tensor in found.items():
-        if tensor.shape == wanted[name].shape:
-            continue
-        if name == list(wanted)[-1] or tensor.shape[1:] == wanted[name].shape[1:]:
-            raise UserError(
-                f"its head gives {len(tensor)} classes, the data has {len(wanted[name])}: use weights trained on these "
-                "classes",
-                where=source,
-            )
-        raise UserError(
-            f"holds the weights of another model: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}",
-            where=source,
-        )
+    differ = [name for name in wanted if found[name].shape != wanted[name].shape]
+    if differ:
+        raise UserError(_difference(found, wanted, differ), where=source)
     module.load_state_dict(found)
+
+
+def _difference(found: dict[str, Tensor], wanted: dict[str, Tensor], differ: list[str]) -> str:
+    """Say whether only the number of classes differs, or the model."""
+    # Another width also shows in the layer that follows; another number of classes only in the number of rows.
+    only_rows = all(found[name].shape[1:] == wanted[name].shape[1:] for name in differ)
+    rows = {(len(found[name]), len(wanted[name])) for name in differ if wanted[name].ndim}
+    if only_rows and len(rows) == 1:
+        theirs, ours = rows.pop()
+        return f"its head gives {theirs} classes, the data has {ours}: use weights trained on these classes"
+    name = differ[0]
+    return f"holds the weights of another model: {name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            "holds pickled objects, which could run code when read: save `model.state_dict()`, not the whole model",
-            where=path,
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise UserError(f"is no torch checkpoint, or is damaged ({str(error).splitlines()[0]})", where=path) from None
+        # Trainers keep their arguments beside the weights. A Namespace is a plain bag of attributes: making one runs
+        # nothing, and what it holds passes the same guard.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a foreign or damaged file makes of a reader
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise UserError(
+                f"holds pickled objects ({refused[1]}), which could run code when read: save `model.state_dict()` "
+                "alone",
+                where=path,
+            ) from None
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0].split(". ")[0]
+        reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise UserError(f"is no torch checkpoint, or is damaged ({reason})", where=path) from None
 
 
 def _clean(content: Any, path: Path) -> dict[str, Tensor]:
@@ -96,25 +110,40 @@ def _clean(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise UserError(f"holds a {type(content).__name__}, no weights by name", where=path)
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    weights.pop("n_averaged", None)  # a count that torch's AveragedModel keeps among the weights
     if not weights:
         raise UserError("holds no weights by name", where=path)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
 
 
 def _fetch(url: str) -> Path:
     if url.startswith("hf://"):
-        from huggingface_hub import hf_hub_download
-
-        owner, name, *file = url.removeprefix("hf://").split("/")
-        return Path(hf_hub_download(f"{owner}/{name}", "/".join(file) or "model.safetensors"))
-    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        return _from_hub(url)
+    # Two files of different models often share a name: the address is part of ours.
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    name = url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    target = Path(torch.hub.get_dir()) / "understudy" / f"{digest}-{name}"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(target))
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"could not be fetched ({error})", where=url) from None
     return target
+
+
+def _from_hub(url: str) -> Path:
+    owner, _, rest = url.removeprefix("hf://").partition("/")
+    name, _, file = rest.partition("/")
+    if not name:
+        raise UserError("wanted hf://OWNER/NAME, or hf://OWNER/NAME/FILE", where=url)
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(f"{owner}/{name}", file or "model.safetensors"))
+    except ModuleNotFoundError:
+        raise UserError("needs the package huggingface_hub: pip install 'understudy[hub]'", where=url) from None
+    except Exception as error:  # the library wraps its reasons in many types
+        raise UserError(f"could not be fetched ({str(error).split(chr(10))[0]})", where=url) from None

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from understudy.recipe.schema import Recipe
 from understudy.run.show import describe_data
-from understudy.run.start import prepare
+from understudy.run.start import machine, prepare
 from understudy.tasks.classify import Classify
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.loop import Stage, train_step
@@ -29,6 +29,11 @@ def dry_run(recipe: Recipe, console: Console) -> None:
     Raises:
         UserError: something does not fit.
     """
+    with machine(recipe.train):
+        _dry_run(recipe, console)
+
+
+def _dry_run(recipe: Recipe, console: Console) -> None:
     task = prepare(recipe, {})
     console.print(describe_data(task.source.name, task.splits, recipe.data.augment), highlight=False)
     stages = []

@@ -29,10 +29,11 @@ def latency(module: nn.Module, example: Tensor, seconds: float = 0.4) -> float:
     """Median milliseconds of a forward.
 
     Args:
-        module: any module; put in evaluation mode.
+        module: any module; measured in evaluation mode.
         example: its input, one image for latency at batch 1.
         seconds: how long to measure.
     """
+    training = module.training
     module.eval()
     times: list[float] = []
     ends = time.perf_counter() + seconds
@@ -42,6 +43,7 @@ def latency(module: nn.Module, example: Tensor, seconds: float = 0.4) -> float:
         if example.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
+    module.train(training)
     return 1000 * statistics.median(times[len(times) // 5 :])
 
 
@@ -55,7 +57,7 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def multiply_adds(module: nn.Module, example: torch.Tensor) -> int:
+def multiply_adds(module: nn.Module, example: Tensor) -> int:
     """Multiply-adds of one forward: convolutions, linear layers and attention, by torch's own counter.
 
     Args:

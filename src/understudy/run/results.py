@@ -12,6 +12,10 @@ from understudy.tasks.variants import groups
 from understudy.train.folder import RunFolder, read_log
 
 Facts = dict[str, Any]
+Evaluations = dict[int, list[dict[str, Any]]]
+
+# What of `train` changes no result, so that another run's control may differ in it.
+_IRRELEVANT = {"workers", "threads", "device", "checkpoint_seconds", "deterministic"}
 
 
 def summarise(
@@ -35,21 +39,21 @@ def summarise(
     """
     seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     teacher_seeds = range(recipe.seed, recipe.seed + recipe.teacher_seeds)
-    stops_early = recipe.train.early_stop is not None
     models: dict[str, Any] = {}
+    logs: dict[str, Evaluations] = {}
     for name, about in facts.items():
         if name == "teacher" and teacher_scores is not None:
             models[name] = {**about, "metrics": _constant(teacher_scores)}
             continue
-        of_arm = teacher_seeds if name == "teacher" else seeds
-        early = recipe.teacher_train.early_stop is not None if name == "teacher" else stops_early
-        rows = {seed: read_log(folder.arm(name, seed) / "metrics.jsonl") for seed in of_arm}
-        models[name] = {**about, "metrics": _metrics(rows, metric, early)}
+        settings, of_arm = (recipe.teacher_train, teacher_seeds) if name == "teacher" else (recipe.train, seeds)
+        logs[name] = {seed: _evaluations(folder, name, seed) for seed in of_arm}
+        models[name] = {**about, "metrics": _metrics(logs[name], metric, settings.early_stop is not None)}
     if len(models) == 1:
         return _told(recipe, models, {}, None, "validation", notes, folder.fingerprint())
-    selection = "validation" if _has_validation(folder, models, seeds) else "test"
+    students = {name: log for name, log in logs.items() if name != "teacher"}
+    selection = "validation" if "validation" in next(iter(students.values()))[recipe.seed][-1] else "test"
     if recipe.grid:
-        models = _mark_chosen(folder, recipe, models, metric, seeds)
+        _mark_chosen(recipe, models, students, metric)
     control, control_note = _control_scores(recipe, models, metric)
     compared = {
         name: _last(about, metric)
@@ -86,16 +90,31 @@ def _told(
     }
 
 
-def _metrics(rows: Mapping[int, list[dict[str, Any]]], metric: str, early: bool) -> dict[str, Any]:
-    evaluations = {seed: [row for row in log if row["kind"] == "eval"] for seed, log in rows.items()}
-    names = next(iter(evaluations.values()))[-1]["test"]
+def _evaluations(folder: RunFolder, name: str, seed: int) -> list[dict[str, Any]]:
+    return [row for row in read_log(folder.arm(name, seed) / "metrics.jsonl") if row["kind"] == "eval"]
+
+
+def _selection_score(row: Mapping[str, Any], metric: str) -> float:
+    return row.get("validation", row["test"])[metric]
+
+
+def _best(log: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """The evaluation with the best score on the selection data, the first of equal ones."""
+    return max(log, key=lambda row: _selection_score(row, metric))
+
+
+def _final(log: list[dict[str, Any]], metric: str, stops_early: bool) -> dict[str, Any]:
+    """The evaluation of the weights that an arm ends with: early stopping goes back to the best."""
+    return _best(log, metric) if stops_early else log[-1]
+
+
+def _metrics(logs: Evaluations, metric: str, stops_early: bool) -> dict[str, Any]:
     found = {}
-    for name in names:
+    for name in next(iter(logs.values()))[-1]["test"]:
         seeds = []
-        for seed, log in evaluations.items():
+        for seed, log in logs.items():
             # The epoch is chosen by the metric on the selection data, whichever score is then read there.
-            best = max(log, key=lambda row: row.get("validation", row["test"])[metric])
-            last = best if early else log[-1]
+            best, last = _best(log, metric), _final(log, metric, stops_early)
             at = {str(row["epoch"]): row["test"][name] for row in log}
             seeds.append({"seed": seed, "best": best["test"][name], "last": last["test"][name], "at": at})
         mean, interval = mean_interval([entry["last"] for entry in seeds])
@@ -124,24 +143,46 @@ def _last(about: Mapping[str, Any], metric: str) -> dict[int, float]:
     return {entry["seed"]: entry["last"] for entry in about["metrics"][metric]["seeds"]}
 
 
-def _has_validation(folder: RunFolder, models: Mapping[str, Any], seeds: range) -> bool:
-    name = next(name for name, about in models.items() if about["role"] == "distilled")
-    return "validation" in read_log(folder.arm(name, seeds[0]) / "metrics.jsonl")[-1]
-
-
-def _mark_chosen(
-    folder: RunFolder, recipe: Recipe, models: dict[str, Any], metric: str, seeds: range
-) -> dict[str, Any]:
+def _mark_chosen(recipe: Recipe, models: dict[str, Any], logs: Mapping[str, Evaluations], metric: str) -> None:
     """Of each method's grid points choose the one with the best mean score on the selection data."""
+    stops_early = recipe.train.early_stop is not None
+
+    def mean_score(name: str) -> float:
+        return fmean(_selection_score(_final(log, metric, stops_early), metric) for log in logs[name].values())
+
     for names in groups(recipe).values():
-        means = {}
-        for name in names:
-            last = [read_log(folder.arm(name, seed) / "metrics.jsonl")[-1] for seed in seeds]
-            means[name] = fmean(row.get("validation", row["test"])[metric] for row in last)
-        chosen = max(means, key=lambda name: means[name])
+        chosen = max(names, key=mean_score)
         for name in names:
             models[name]["chosen"] = name == chosen
-    return models
+
+
+def check_control(recipe: Recipe) -> None:
+    """Refuse a control of another run that cannot be compared, before anything is trained.
+
+    Raises:
+        UserError: that run has no finished control, shares no seed, or trained its control otherwise.
+    """
+    if isinstance(recipe.control, tuple) or recipe.control == "none":
+        return
+    path = Path(recipe.control)
+    folder = RunFolder.open(path)
+    results = folder.results()
+    if results is None or "student_alone" not in results["models"]:
+        raise UserError("holds no finished control to compare with", where=path)
+    other = folder.recipe()
+    for section in ("data", "student", "train"):
+        wanted, found = (getattr(one, section).model_dump(mode="json") for one in (recipe, other))
+        for key in sorted({*wanted, *found} - _IRRELEVANT):
+            if wanted.get(key) != found.get(key):
+                raise UserError(
+                    f"its control was made with {section}.{key} {found.get(key)}, here it is {wanted.get(key)}: "
+                    "the difference would not be the method's",
+                    where=path,
+                )
+    if not range(max(recipe.seed, other.seed), min(recipe.seed + recipe.seeds, other.seed + other.seeds)):
+        raise UserError(
+            f"its control has seeds {other.seed} to {other.seed + other.seeds - 1}, none of these", where=path
+        )
 
 
 def _control_scores(recipe: Recipe, models: Mapping[str, Any], metric: str) -> tuple[dict[int, float], list[str]]:
@@ -149,10 +190,8 @@ def _control_scores(recipe: Recipe, models: Mapping[str, Any], metric: str) -> t
         return _last(models["student_alone"], metric), []
     if recipe.control == "none":
         return {}, ["No control was trained (control: none), so whether distillation helped was not tested."]
-    other = RunFolder.open(Path(recipe.control))
-    results = other.results()
-    if results is None or "student_alone" not in results["models"]:
-        raise UserError("holds no finished control to compare with", where=recipe.control)
+    results = RunFolder.open(Path(recipe.control)).results()
+    assert results is not None  # `check_control` looked
     return _last(results["models"]["student_alone"], metric), [f"The control's scores come from {recipe.control}."]
 
 

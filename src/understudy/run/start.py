@@ -5,9 +5,10 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -15,14 +16,14 @@ from torch import nn
 
 from understudy.data import Preprocess
 from understudy.distill import Teacher
+from understudy.distill.taps import logits_of
 from understudy.errors import UserError
 from understudy.models import load, save
-from understudy.recipe.reader import build_recipe, parse
 from understudy.recipe.schema import Recipe, Train
 from understudy.report import write_report
 from understudy.run.measure import measure
 from understudy.run.result import Result
-from understudy.run.results import summarise
+from understudy.run.results import check_control, summarise
 from understudy.run.show import describe_data, first_batch, results_table
 from understudy.run.teacher import gate, ready_teacher, teacher_scores
 from understudy.tasks.classify import METRIC, Classify
@@ -56,10 +57,11 @@ def start(
         RunError: the run could not go on.
         Interrupted: a signal came.
     """
-    task = prepare(recipe, objects)
-    folder = RunFolder.create(recipe, out)
-    folder.write_environment(threads=torch.get_num_threads(), device=str(task.device), only_teacher=only_teacher)
-    return _proceed(task, folder, console)
+    with machine(recipe.train):
+        task = prepare(recipe, objects)
+        folder = RunFolder.create(recipe, out)
+        folder.write_environment(threads=torch.get_num_threads(), device=str(task.device), only_teacher=only_teacher)
+        return _proceed(task, folder, console)
 
 
 def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None) -> Result:
@@ -69,15 +71,17 @@ def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None) -
         UserError: no run folder, or objects are missing.
     """
     folder = RunFolder.open(path)
-    text = (path / "recipe.yaml").read_bytes()
-    recipe = build_recipe(parse(text, str(path / "recipe.yaml")))
+    recipe = folder.recipe()
     results = folder.results()
     if results is not None:
+        if not (path / "report.html").exists():  # killed between its last two files
+            write_report(path)
         return _show(Result(path, results, objects), console)
     if not (path / "environment.json").exists():  # killed between its first two files
-        folder.write_environment(threads=torch.get_num_threads(), device=recipe.train.device, only_teacher=False)
-    _set_machine(recipe.train.model_copy(update={"threads": folder.environment()["threads"]}))
-    return _proceed(Classify(recipe, objects, _device(recipe.train)), folder, console)
+        threads = recipe.train.threads or torch.get_num_threads()
+        folder.write_environment(threads=threads, device=recipe.train.device, only_teacher=False)
+    with machine(recipe.train.model_copy(update={"threads": folder.environment()["threads"]})):
+        return _proceed(Classify(recipe, objects, _device(recipe.train)), folder, console)
 
 
 def _proceed(task: Classify, folder: RunFolder, console: Console | None) -> Result:
@@ -190,10 +194,22 @@ def _device(train: Train) -> torch.device:
     return device
 
 
-def _set_machine(train: Train) -> None:
-    if train.threads is not None:
-        torch.set_num_threads(train.threads)
-    torch.use_deterministic_algorithms(train.deterministic)
+@contextmanager
+def machine(train: Train) -> Iterator[None]:
+    """Threads and determinism as a recipe wants them, inside the block alone."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(train.threads or threads)
+    _set_deterministic(train.deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _set_deterministic(deterministic)
+
+
+def _set_deterministic(wanted: bool) -> None:
+    if wanted != torch.are_deterministic_algorithms_enabled():  # setting it imports torch's compiler: seconds
+        torch.use_deterministic_algorithms(wanted)
 
 
 def prepare(recipe: Recipe, objects: Mapping[str, Any]) -> Classify:
@@ -206,12 +222,35 @@ def prepare(recipe: Recipe, objects: Mapping[str, Any]) -> Classify:
     Raises:
         UserError: something does not fit.
     """
-    _set_machine(recipe.train)
+    check_control(recipe)
     task = Classify(recipe, objects, _device(recipe.train))
+    for which in ("teacher", "student"):
+        _check_takes_images(task, which)
     task.student_stage(recipe.seed, task.as_teacher(task.build("teacher", recipe.seed)))
     if recipe.teacher.is_trained:
         task.teacher_stage(recipe.seed)
     return task
+
+
+def _check_takes_images(task: Classify, which: Literal["teacher", "student"]) -> None:
+    module = task.build(which, task.recipe.seed)
+    model = getattr(task.recipe, which)
+    example = task.example(task.preprocess(which, module))
+    try:
+        with torch.no_grad():
+            classes = logits_of(module.eval()(example)).shape[-1]
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        shape = tuple(example.shape[1:])
+        raise UserError(
+            f"{which}: '{model.name}' cannot take images (C, H, W) of {shape}: {reason}; set {which}.size or take "
+            "another model"
+        ) from error
+    # A saved teacher that knows more classes, or in another order, is asked for those of the data.
+    if classes != task.classes and getattr(module, "card", None) is None:
+        raise UserError(f"{which}: '{model.name}' gives {classes} classes, the data has {task.classes}")
 
 
 def _plan(recipe: Recipe) -> str:

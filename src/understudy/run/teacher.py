@@ -37,13 +37,14 @@ def fingerprint(recipe: Recipe, seed: int) -> str:
 def ready_teacher(task: Classify, folder: RunFolder, seed: int, display: Display, stop: StopRequest) -> Teacher:
     """Train the teacher, or find it where an earlier run of the same recipe left it, or load the one given."""
     recipe = task.recipe
+    name = f"teacher-{seed}"
     home = folder.path / "teacher" if seed == recipe.seed else folder.arm("teacher", seed) / "student"
     if not recipe.teacher.is_trained:
         module = task.build("teacher", seed)
-        if not home.exists():
+        if name not in folder.finished_stages:
             save(module, home, task.card("teacher", module, text=f"The teacher of the run {recipe.name}."))
+            folder.finish_stage(name)
         return task.as_teacher(module)
-    name = f"teacher-{seed}"
     mark = fingerprint(recipe, seed)
     if name not in folder.finished_stages:
         earlier = _find_teacher(recipe, mark, seed)

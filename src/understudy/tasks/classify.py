@@ -69,7 +69,7 @@ class Classify:
             seed: of the run.
         """
         model: Model = getattr(self.recipe, which)
-        randomness.seed_torch(randomness.key("init", seed))
+        randomness.seed_torch(randomness.key("init", which, seed))
         module = build(model, classes=self.classes, shape=self.splits.shape, given=self.objects.get(which))
         return module.to(self.device)
 
@@ -286,8 +286,6 @@ def objectives(method: Method) -> list[Objective]:
 def schedule(weight: Weight) -> float | Schedule:
     """A recipe's weight as a number or a schedule over epochs."""
     if isinstance(weight, WeightSchedule):
-        if weight.epochs is None:
-            raise UserError("a weight schedule needs 'epochs', after which it stays at 'end'", where="method")
         return Schedule.ramp(weight.start, weight.end, weight.epochs, weight.shape)
     return Schedule(weight) if isinstance(weight, tuple) else float(weight)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, Literal
 
+from understudy.recipe.methods import grid_option
 from understudy.recipe.schema import Method, Recipe
 
 
@@ -39,6 +40,8 @@ def groups(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def _points(method: Method, grid: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, Method]]:
+    """A method at every point of the keys that it has: `temperature` is nothing to a method without one."""
+    grid = {key: values for key, values in grid.items() if key == "labels" or _taking(method, key)}
     for values in product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         suffix = "".join(
@@ -53,6 +56,13 @@ def _at(method: Method, point: dict[str, Any]) -> Method:
     described = method.model_dump()
     if "labels" in point:
         described["labels"] = point["labels"]
-    own = {key: value for key, value in point.items() if key != "labels"}
-    described["objectives"] = [{**objective, **own} for objective in described["objectives"]]
+    for key, value in point.items():
+        for place in _taking(method, key):
+            described["objectives"][place][key] = value
     return Method.model_validate(described)
+
+
+def _taking(method: Method, key: str) -> list[int]:
+    """The objectives of a method that a grid's key sets something of."""
+    losses = [objective.loss for objective in method.objectives]
+    return [place for place, loss in enumerate(losses) if grid_option(loss, key)]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from understudy.errors import UserError
+from understudy.recipe.reader import build_recipe, parse
 from understudy.recipe.schema import Recipe
 from understudy.train.checkpoint import Checkpoints, sync, write_atomically
 
@@ -65,6 +66,11 @@ class RunFolder:
         if not (path / "recipe.yaml").is_file():
             raise UserError("is no run folder: it has no recipe.yaml", where=path)
         return cls(path)
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        path = self.path / "recipe.yaml"
+        return build_recipe(parse(path.read_bytes(), str(path)))
 
     def write_environment(self, **more: Any) -> None:
         """Record where and with what the run is done, once."""

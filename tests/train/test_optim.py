@@ -1,0 +1,89 @@
+"""Learning-rate curves against formulas written down independently."""
+
+import math
+
+import pytest
+import torch
+
+from understudy.recipe.schema import Train
+from understudy.train.optim import make_optimizer, make_schedule
+
+STEPS = 5
+
+
+def curve(epochs: int = 6, **settings) -> list[float]:
+    """The learning rate of each step."""
+    train = Train(epochs=epochs, lr=0.4, **settings)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = make_optimizer([parameter], train)
+    schedule = make_schedule(optimizer, train, STEPS, epochs)
+    rates = []
+    for _ in range(epochs * STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        parameter.grad = torch.zeros(1)
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+    return rates
+
+
+def test_constant():
+    assert curve() == [0.4] * 30
+
+
+def test_cosine_to_its_floor():
+    expected = [0.1 + 0.3 * (1 + math.cos(math.pi * step / 30)) / 2 for step in range(30)]
+    assert curve(schedule="cosine", min_lr=0.1) == pytest.approx(expected)
+
+
+def test_cosine_held_during_an_epoch():
+    expected = [0.4 * (1 + math.cos(math.pi * (step // 5) / 6)) / 2 for step in range(30)]
+    assert curve(schedule="cosine", schedule_per="epoch") == pytest.approx(expected)
+
+
+def test_cosine_is_torchs_own():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30, eta_min=0.01)
+    rates = []
+    for _ in range(30):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert curve(schedule="cosine", min_lr=0.01) == pytest.approx(rates)
+
+
+def test_steps_down_after_milestones():
+    expected = [0.4] * 10 + [0.04] * 15 + [0.004] * 5
+    assert curve(schedule="step", milestones=(2, 5)) == pytest.approx(expected)
+
+
+def test_steps_down_no_further_than_the_floor():
+    assert curve(schedule="step", milestones=(1, 2), min_lr=0.01)[-1] == pytest.approx(0.01)
+
+
+def test_warm_up_rises_in_a_straight_line_from_above_zero():
+    rates = curve(warmup_epochs=2.0)
+    assert rates[:10] == pytest.approx([0.4 * (step + 1) / 11 for step in range(10)])
+    assert rates[10:] == [0.4] * 20
+
+
+def test_warm_up_then_cosine():
+    rates = curve(warmup_epochs=1.0, schedule="cosine")
+    assert max(rates) == rates[5] == pytest.approx(0.4)
+    assert rates[5:] == pytest.approx([0.4 * (1 + math.cos(math.pi * step / 25)) / 2 for step in range(25)])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+def test_an_optimizer_takes_its_settings(name, kind):
+    train = Train(optimizer=name, lr=0.3, weight_decay=0.02, momentum=0.7, nesterov=True, betas=(0.8, 0.9))
+    frozen = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1)), frozen], train)
+    (group,) = optimizer.param_groups
+    assert type(optimizer).__name__ == kind
+    assert len(group["params"]) == 1
+    assert (group["lr"], group["weight_decay"]) == (0.3, 0.02)
+    if name == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.7, True)
+    else:
+        assert tuple(group["betas"]) == (0.8, 0.9)
