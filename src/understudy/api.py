@@ -1,5 +1,6 @@
 """The front door for Python: the same runs as the command line, with models and data as objects if you like."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from understudy.recipe.reader import Source, build_recipe, find_recipe, parse
+from understudy.recipe.reader import Source, build_recipe, read_source
 from understudy.recipe.schema import Recipe
 from understudy.run import start as engine
 from understudy.run.result import Result
@@ -100,13 +101,13 @@ def run(
         UserError: something does not fit.
         RunError: the run could not go on.
     """
+    return _run(_source(recipe), overrides, out=out, teacher=teacher, student=student, data=data, quiet=quiet)
+
+
+def _run(
+    source: Source, overrides: Sequence[str], *, out: Any, teacher: Any, student: Any, data: Any, quiet: bool
+) -> Result:
     objects: dict[str, Any] = {}
-    if isinstance(recipe, Recipe):
-        source = Source("recipe", recipe.model_dump(mode="json"))
-    elif isinstance(recipe, Mapping):
-        source = Source("recipe", dict(recipe))
-    else:
-        source = parse(find_recipe(recipe).read_bytes(), str(recipe))
     for which, given in (("teacher", teacher), ("student", student), ("data", data)):
         if given is not None:
             source.data[which] = _section(which, given, objects)
@@ -122,7 +123,11 @@ def compare(
     methods: Sequence[Any] = (),
     seeds: int | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
-    **more: Any,
+    out: str | Path | None = None,
+    teacher: Any = None,
+    student: Any = None,
+    data: Any = None,
+    quiet: bool = False,
 ) -> Result:
     """Run a recipe with several methods, seeds or settings; all arms of a seed share each teacher pass.
 
@@ -132,21 +137,27 @@ def compare(
         methods: in place of the recipe's.
         seeds: in place of the recipe's.
         grid: options to try, each with its values; points are chosen on validation.
-        more: further arguments of `run`.
+        out: as for `run`, like all that follow.
+        teacher: an object in place of the recipe's teacher.
+        student: an object in place of the recipe's student.
+        data: an object in place of the recipe's data set.
+        quiet: print nothing.
 
     Returns:
         The result, with a verdict for each method.
+
+    Raises:
+        UserError: something does not fit.
+        RunError: the run could not go on.
     """
-    if not isinstance(recipe, (Recipe, Mapping)):
-        recipe = parse(find_recipe(recipe).read_bytes(), str(recipe)).data
-    described = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
+    source = _source(recipe)
     if methods:
-        described["method"] = list(methods)
+        source.data["method"] = list(methods)
     if seeds is not None:
-        described["seeds"] = seeds
+        source.data["seeds"] = seeds
     if grid:
-        described["grid"] = {key: list(values) for key, values in grid.items()}
-    return run(described, overrides, **more)
+        source.data["grid"] = {key: list(values) for key, values in grid.items()}
+    return _run(source, overrides, out=out, teacher=teacher, student=student, data=data, quiet=quiet)
 
 
 def resume(
@@ -210,6 +221,15 @@ def train(
 
 def _start(recipe: Recipe, out: str | Path | None, objects: Mapping[str, Any], quiet: bool) -> Result:
     return engine.start(recipe, out=_path(out), objects=objects, console=None if quiet else Console())
+
+
+def _source(recipe: str | Path | Mapping[str, Any] | Recipe) -> Source:
+    """A recipe's plain data, the caller's own left as it is."""
+    if isinstance(recipe, Recipe):
+        return Source("recipe", recipe.model_dump(mode="json"))
+    if isinstance(recipe, Mapping):
+        return Source("recipe", copy.deepcopy(dict(recipe)))
+    return read_source(recipe)
 
 
 def _path(out: str | Path | None) -> Path | None:

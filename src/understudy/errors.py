@@ -10,7 +10,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, where: object = None) -> None:
-        super().__init__(f"{where}: {message}" if where else message)
+        super().__init__(" ".join((f"{where}: {message}" if where else message).splitlines()))
 
 
 class RunError(Exception):

@@ -90,7 +90,7 @@ def evaluate(model: Any, *, data: Any, split: str = "test") -> dict[str, float]:
 
     module = load(model) if isinstance(model, (str, Path)) else model
     card: Card | None = getattr(module, "card", None)
-    described, given = _described(data, card)
+    described, given = _described(data, card, split)
     splits = divide(load_source(described, given), described)
     parts: dict[str, Subset | None] = {"test": splits.test, "validation": splits.validation, "train": splits.teacher}
     part = parts.get(split)
@@ -103,7 +103,7 @@ def evaluate(model: Any, *, data: Any, split: str = "test") -> dict[str, float]:
     return score(ask, part, classes=len(splits.classes), device=device)
 
 
-def _described(data: Any, card: "Card | None") -> tuple["Data", Any]:
+def _described(data: Any, card: "Card | None", split: str) -> tuple["Data", Any]:
     """A recipe's description of the data, and the object where it is one."""
     from understudy.recipe.reader import Source as RecipeSource
     from understudy.recipe.reader import read_data
@@ -113,7 +113,8 @@ def _described(data: Any, card: "Card | None") -> tuple["Data", Any]:
         return read_data(RecipeSource("arguments", {"data": data})), None
     if not isinstance(data, (Mapping, Source)) and not (callable(data) and not hasattr(data, "__getitem__")):
         data = {"train": data, "test": data, **({"classes": card.classes} if card else {})}
-    return Data(name="python:data"), data
+    # Nothing is held out that was not asked for.
+    return Data(name="python:data", validation=0.1 if split == "validation" else "none"), data
 
 
 def _in_order_of(card: "Card", splits: Splits, ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

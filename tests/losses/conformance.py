@@ -9,6 +9,7 @@ A check that does not concern a member skips itself; what does not hold for a lo
 where a reader sees it.
 """
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ import torch
 from torch import Tensor, nn
 
 SIZES = {"N": 6, "K": 5}
+# One tensor, or several where a loss compares several taps.
+Shape = tuple[int, ...] | tuple[tuple[int, ...], ...]
+Tensors = Tensor | tuple[Tensor, ...]
 MAP = (3, 4, 5, 6)
 
 
@@ -32,8 +36,10 @@ class Member:
         name: of the test.
         build: makes the loss.
         reference: an independent rewrite in NumPy: (student, teacher, **needs) as float64 arrays, to a number. It
-            gets `teacher=None` where `teacher` is False.
-        shape: of student and teacher.
+            gets `teacher=None` where `teacher` is False, and `weights`, the arrays of the loss's state by name, where
+            the loss has weights of its own. What it draws comes after `torch.manual_seed(0)`.
+        shape: of student and teacher; a tuple of shapes where the loss takes several tensors a side.
+        teacher_shape: of the teacher, where it is another.
         needs: further arguments of `forward`, made for a batch: (generator, student's shape) to keywords. Tensors
             whose first size is the batch's are permuted with it.
         teacher: has a teacher argument.
@@ -44,12 +50,16 @@ class Member:
         batch_of_one: means something for a single sample.
         logits: student and teacher are logits, and may be as large as 1e4.
         teacher_detached: no gradient goes to the teacher.
+        stops_gradient: treats something that depends on the student as constant, so that the gradient is not that of
+            the value; the test pins it otherwise.
+        layout_rtol: how far gradients may differ between memory layouts; convolutions add in another order there.
     """
 
     name: str
     build: Callable[[], nn.Module]
     reference: Callable[..., float]
-    shape: tuple[int, ...] = (SIZES["N"], SIZES["K"])
+    shape: Shape = (SIZES["N"], SIZES["K"])
+    teacher_shape: Shape | None = None
     needs: Callable[[torch.Generator, tuple[int, ...]], dict[str, Any]] = lambda generator, shape: {}
     teacher: bool = True
     maps: bool = False
@@ -59,6 +69,8 @@ class Member:
     batch_of_one: bool = True
     logits: bool = True
     teacher_detached: bool = True
+    layout_rtol: float = 1e-12
+    stops_gradient: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -68,69 +80,107 @@ class Member:
 class Batch:
     """Arguments of one call."""
 
-    student: Tensor
-    teacher: Tensor | None
+    student: Tensors
+    teacher: Tensors | None
     needs: dict[str, Any]
 
-    def loss(self, loss: nn.Module, *, student: Tensor | None = None) -> Tensor:
+    def loss(self, loss: nn.Module, *, student: Tensors | None = None) -> Tensor:
         student = self.student if student is None else student
         positional = (student,) if self.teacher is None else (student, self.teacher)
+        if any(True for _ in loss.buffers()):
+            loss = copy.deepcopy(loss)  # a memory that the call changes must not reach the next call
+        torch.manual_seed(0)
         return loss(*positional, **self.needs)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same batch with student and teacher changed."""
-        return Batch(change(self.student), None if self.teacher is None else change(self.teacher), self.needs)
+        return Batch(_map(change, self.student), _map(change, self.teacher), self.needs)
+
+    def tracked(self) -> list[Tensor]:
+        """The student's tensors, from now on leaves that track gradients."""
+        self.student = _map(lambda tensor: tensor.detach().requires_grad_(), self.student)
+        return _listed(self.student)
 
 
 def batch_of(
-    member: Member, *, seed: int = 0, shape: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64
+    member: Member, *, seed: int = 0, shape: Shape | None = None, dtype: torch.dtype = torch.float64, size: int = 0
 ) -> Batch:
-    """A random batch for a member."""
+    """A random batch for a member, of `size` samples where given."""
     generator = torch.Generator().manual_seed(seed)
+    teacher_shape = shape or member.teacher_shape or member.shape
     shape = shape or member.shape
-    student, teacher = (2 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
-    return Batch(student, teacher if member.teacher else None, member.needs(generator, shape))
+    student, teacher = (
+        _random(_resized(each, size), generator=generator, dtype=dtype) for each in (shape, teacher_shape)
+    )
+    first = _resized(shape, size)
+    needs = member.needs(generator, first[0] if isinstance(first[0], tuple) else first)
+    return Batch(student, teacher if member.teacher else None, needs)
+
+
+def built(member: Member, batch: Batch, *, seed: int = 1) -> nn.Module:
+    """The loss, its weights made for the batch's shapes where it has any, in the batch's precision."""
+    loss = member.build()
+    if hasattr(loss, "prepare"):
+        torch.manual_seed(seed)
+        example = batch.changed(lambda tensor: tensor.detach().float())
+        loss.prepare(example.student, example.teacher)
+    return loss.double() if _listed(batch.student)[0].dtype == torch.float64 else loss
 
 
 def value_equals_an_independent_rewrite(member: Member) -> None:
-    loss = member.build().double()
     for seed, shape in enumerate(_shapes(member)):
         batch = batch_of(member, seed=seed, shape=shape)
-        _assert_close(batch.loss(loss), _reference(member, batch), relative=1e-12)
+        loss = built(member, batch)
+        _assert_close(batch.loss(loss), _reference(member, batch, loss), relative=1e-12)
 
 
 def gradient_is_that_of_the_value(member: Member) -> None:
-    loss = member.build().double()
+    if member.stops_gradient:
+        pytest.skip("does not hold for this loss")
     for shape in _shapes(member):
-        batch = batch_of(member, shape=(*(min(size, 4) for size in shape[:2]), *shape[2:]))
-        student = batch.student.requires_grad_()
-        assert torch.autograd.gradcheck(lambda tensor, batch=batch: batch.loss(loss, student=tensor), (student,))
+        smaller = shape and (*(min(size, 4) for size in shape[:2]), *shape[2:])
+        batch = batch_of(member, shape=smaller)
+        loss = built(member, batch)
+        several = isinstance(batch.student, tuple)
+
+        def value(*tensors, batch=batch, loss=loss, several=several):
+            return batch.loss(loss, student=tensors if several else tensors[0])
+
+        tracked = tuple(batch.tracked())
+        # Along one random direction where all of them would take seconds.
+        fast = sum(tensor.numel() for tensor in tracked) > 60
+        assert torch.autograd.gradcheck(value, tracked, fast_mode=fast)
 
 
 def is_least_where_student_equals_teacher(member: Member) -> None:
     if not (member.teacher and member.minimum_at_teacher):
         pytest.skip("does not hold for this loss")
-    loss = member.build().double()
     batch = batch_of(member)
-    assert batch.teacher is not None
-    student = batch.teacher.clone().requires_grad_()
-    least = batch.loss(loss, student=student)
-    (gradient,) = torch.autograd.grad(least, student)
-    assert gradient.abs().max() < 1e-12
+    loss = built(member, batch)
+    batch.student = _map(torch.clone, batch.teacher)
+    tracked = batch.tracked()
+    least = batch.loss(loss)
+    assert max(gradient.abs().max() for gradient in torch.autograd.grad(least, tracked)) < 1e-12
     if member.zero_at_teacher:
         assert abs(least.item()) < 1e-12
-    for seed in range(10):
-        noise = torch.randn(batch.student.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for seed in range(100, 110):  # others than the batch's, whose noise would be a multiple of its teacher
+        generator = torch.Generator().manual_seed(seed)
         for size in (1e-3, 1.0):
-            assert batch.loss(loss, student=batch.teacher + size * noise) > least
+            noisy = _map(
+                lambda tensor, size=size, generator=generator: (
+                    tensor + size * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                ),
+                batch.teacher,
+            )
+            assert batch.loss(loss, student=noisy) > least
 
 
 def order_of_the_samples_does_not_matter(member: Member) -> None:
     if not member.permutable:
         pytest.skip("does not hold for this loss")
-    loss = member.build().double()
     batch = batch_of(member)
-    order = torch.randperm(len(batch.student), generator=torch.Generator().manual_seed(1))
+    loss = built(member, batch)
+    order = torch.randperm(len(_listed(batch.student)[0]), generator=torch.Generator().manual_seed(1))
     shuffled = batch.changed(lambda tensor: tensor[order])
     shuffled.needs = {
         name: need[order] if isinstance(need, Tensor) and need.ndim and len(need) == len(order) else need
@@ -142,34 +192,36 @@ def order_of_the_samples_does_not_matter(member: Member) -> None:
 def takes_a_batch_of_one(member: Member) -> None:
     if not member.batch_of_one:
         pytest.skip("does not hold for this loss")
-    batch = batch_of(member, shape=(1, *member.shape[1:]))
-    student = batch.student.requires_grad_()
-    value = batch.loss(member.build().double())
-    _assert_close(value, _reference(member, batch), relative=1e-12)
+    batch = batch_of(member, size=1)
+    loss = built(member, batch_of(member))
+    tracked = batch.tracked()
+    value = batch.loss(loss)
+    _assert_close(value, _reference(member, batch, loss), relative=1e-12)
     value.backward()
-    assert student.grad is not None
-    assert student.grad.isfinite().all()
+    for student in tracked:
+        assert student.grad is None or student.grad.isfinite().all()
+    assert any(student.grad is not None for student in tracked)
 
 
 def memory_layout_does_not_matter(member: Member) -> None:
-    loss = member.build().double()
     for shape in _shapes(member):
         batch = batch_of(member, shape=shape)
+        loss = built(member, batch)
         layouts = [_transposed_in_memory, _every_second_of_a_larger_one]
-        layouts += [lambda tensor: tensor.contiguous(memory_format=torch.channels_last)] if len(shape) == 4 else []
-        value, gradient = _value_and_gradient(loss, batch)
+        layouts += [_channels_last] if any(tensor.ndim == 4 for tensor in _listed(batch.student)) else []
+        value, gradients = _value_and_gradients(loss, batch)
         for layout in layouts:
             laid_out = batch.changed(layout)
-            assert not laid_out.student.is_contiguous()
-            other_value, other_gradient = _value_and_gradient(loss, laid_out)
+            assert not all(tensor.is_contiguous() for tensor in _listed(laid_out.student))
+            other_value, other_gradients = _value_and_gradients(loss, laid_out)
             torch.testing.assert_close(other_value, value, rtol=1e-12, atol=0)
-            torch.testing.assert_close(other_gradient, gradient, rtol=1e-12, atol=1e-15)
+            torch.testing.assert_close(other_gradients, gradients, rtol=member.layout_rtol, atol=1e-15)
 
 
 def computes_in_float32_under_bfloat16_autocast(member: Member) -> None:
-    loss = member.build()
     for shape in _shapes(member):
         full = batch_of(member, shape=shape, dtype=torch.float32)
+        loss = built(member, full)
         rounded = full.changed(lambda tensor: tensor.bfloat16())
         for inside, outside in ((full, full), (rounded, rounded.changed(lambda tensor: tensor.float()))):
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -179,45 +231,66 @@ def computes_in_float32_under_bfloat16_autocast(member: Member) -> None:
 
 
 def keeps_float64(member: Member) -> None:
-    assert batch_of(member).loss(member.build().double()).dtype == torch.float64
+    batch = batch_of(member)
+    assert batch.loss(built(member, batch)).dtype == torch.float64
 
 
 def stays_finite_at_large_logits(member: Member) -> None:
     if not member.logits:
         pytest.skip("does not compare logits")
-    loss = member.build()
     for dtype in (torch.float32, torch.bfloat16):
-        batch = batch_of(member, dtype=torch.float32).changed(lambda tensor: 1e4 * tensor.sign())
-        batch = batch.changed(lambda tensor, dtype=dtype: tensor.to(dtype))
-        value, gradient = _value_and_gradient(loss, batch)
+        batch = batch_of(member, dtype=torch.float32)
+        loss = built(member, batch)
+        batch = batch.changed(lambda tensor, dtype=dtype: (1e4 * tensor.sign()).to(dtype))
+        value, gradients = _value_and_gradients(loss, batch)
         assert value.isfinite()
-        assert gradient.isfinite().all()
+        assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def gives_the_teacher_no_gradient(member: Member) -> None:
     if not (member.teacher and member.teacher_detached):
         pytest.skip("does not hold for this loss")
     batch = batch_of(member)
-    assert batch.teacher is not None
-    batch.student.requires_grad_()
-    batch.teacher.requires_grad_()
-    batch.loss(member.build().double()).backward()
-    assert batch.student.grad is not None
-    assert batch.teacher.grad is None
+    loss = built(member, batch)
+    tracked = batch.tracked()
+    batch.teacher = _map(lambda tensor: tensor.detach().requires_grad_(), batch.teacher)
+    batch.loss(loss).backward()
+    assert any(student.grad is not None for student in tracked)
+    assert all(teacher.grad is None for teacher in _listed(batch.teacher))
 
 
 def changes_no_input(member: Member) -> None:
     batch = batch_of(member)
     before = batch.changed(torch.clone)
-    batch.loss(member.build().double())
-    assert torch.equal(batch.student, before.student)
-    if batch.teacher is not None and before.teacher is not None:
-        assert torch.equal(batch.teacher, before.teacher)
+    batch.loss(built(member, batch))
+    for tensor, same in zip(
+        _listed(batch.student) + _listed(batch.teacher), _listed(before.student) + _listed(before.teacher), strict=True
+    ):
+        assert torch.equal(tensor, same)
+
+
+def its_state_survives_save_and_load(member: Member) -> None:
+    batch = batch_of(member)
+    loss = built(member, batch)
+    if not loss.state_dict():
+        pytest.skip("has no state")
+    other = built(member, batch, seed=2)
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(batch.loss(other), batch.loss(loss))
+
+
+def says_that_it_is_not_prepared(member: Member) -> None:
+    loss = member.build()
+    if not hasattr(loss, "prepare"):
+        pytest.skip("has no weights of its own")
+    with pytest.raises(RuntimeError, match="prepare"):
+        batch_of(member).loss(loss)
 
 
 def gives_a_scalar_and_takes_keywords_only(member: Member) -> None:
-    loss = member.build()
-    assert batch_of(member, dtype=torch.float32).loss(loss).shape == ()
+    batch = batch_of(member, dtype=torch.float32)
+    loss = built(member, batch)
+    assert batch.loss(loss).shape == ()
     for name, parameter in _constructor(loss).items():
         assert parameter.kind is parameter.KEYWORD_ONLY, f"{name} of the constructor"
     for name, parameter in inspect.signature(loss.forward).parameters.items():
@@ -251,6 +324,8 @@ CHECKS = (
     stays_finite_at_large_logits,
     gives_the_teacher_no_gradient,
     changes_no_input,
+    its_state_survives_save_and_load,
+    says_that_it_is_not_prepared,
     gives_a_scalar_and_takes_keywords_only,
     docstring_is_complete,
 )
@@ -266,24 +341,56 @@ def soft_labels(generator: torch.Generator, shape: tuple[int, ...]) -> dict[str,
     return {"labels": torch.rand(shape, generator=generator, dtype=torch.float64).softmax(dim=1)}
 
 
-def _shapes(member: Member) -> list[tuple[int, ...]]:
-    return [member.shape, MAP] if member.maps and len(member.shape) == 2 else [member.shape]
+def _shapes(member: Member) -> list[Any]:
+    """Shapes to try: None for the member's own."""
+    return [None, MAP] if member.maps else [None]
 
 
-def _reference(member: Member, batch: Batch) -> float:
-    arrays = [
-        None if tensor is None else tensor.detach().to(torch.float64).numpy()
-        for tensor in (batch.student, batch.teacher)
-    ]
-    needs = {name: need.numpy() if isinstance(need, Tensor) else need for name, need in batch.needs.items()}
-    return float(member.reference(*arrays, **needs))
+def _resized(shape: Any, size: int) -> Any:
+    if not size:
+        return shape
+    return tuple((size, *each[1:]) for each in shape) if isinstance(shape[0], tuple) else (size, *shape[1:])
 
 
-def _value_and_gradient(loss: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    student = batch.student.detach().requires_grad_()
-    value = batch.loss(loss, student=student)
-    (gradient,) = torch.autograd.grad(value, student)
-    return value.detach(), gradient
+def _random(shape: Any, *, generator: torch.Generator, dtype: torch.dtype) -> Any:
+    if isinstance(shape[0], tuple):
+        return tuple(_random(each, generator=generator, dtype=dtype) for each in shape)
+    return 2 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def _map(change: Callable[[Tensor], Any], tensors: Any) -> Any:
+    if isinstance(tensors, tuple):
+        return tuple(change(tensor) for tensor in tensors)
+    return None if tensors is None else change(tensors)
+
+
+def _listed(tensors: Tensors | None) -> list[Tensor]:
+    if tensors is None:
+        return []
+    return list(tensors) if isinstance(tensors, tuple) else [tensors]
+
+
+def _reference(member: Member, batch: Batch, loss: nn.Module) -> float:
+    def array(tensor: Tensor) -> Any:
+        tensor = tensor.detach()
+        return (tensor.to(torch.float64) if tensor.is_floating_point() else tensor).numpy()
+
+    needs = {name: array(need) if isinstance(need, Tensor) else need for name, need in batch.needs.items()}
+    if hasattr(loss, "prepare"):
+        needs["weights"] = {name: array(tensor) for name, tensor in loss.state_dict().items()}
+    torch.manual_seed(0)
+    return float(member.reference(_map(array, batch.student), _map(array, batch.teacher), **needs))
+
+
+def _value_and_gradients(loss: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+    tracked = batch.tracked()
+    value = batch.loss(loss)
+    gradients = torch.autograd.grad(value, tracked, allow_unused=True, materialize_grads=True)
+    return value.detach(), gradients
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _transposed_in_memory(tensor: Tensor) -> Tensor:

@@ -24,6 +24,28 @@ class Wrong(nn.Module):
         return self.formula(student, teacher)
 
 
+class Forgetful(Wrong):
+    """Has a weight, of which a copy is what counts."""
+
+    def __init__(self):
+        super().__init__(lambda student, teacher: mse(student, teacher.detach()) * self.copy)
+        self.weight = nn.Parameter(torch.empty(()))
+
+    def prepare(self, student, teacher):
+        nn.init.uniform_(self.weight)
+        self.copy = torch.rand(())
+
+
+class Unprepared(Wrong):
+    """Does something all the same where nobody prepared it."""
+
+    def __init__(self):
+        super().__init__(mse)
+
+    def prepare(self, student, teacher):
+        pass
+
+
 def matmul(student, teacher):
     return mse(student @ student.mT, (teacher @ teacher.mT).detach())
 
@@ -51,6 +73,8 @@ WRONG = {
     "stays_finite_at_large_logits": naive_divergence,
     "gives_the_teacher_no_gradient": mse,
     "changes_no_input": in_place,
+    "its_state_survives_save_and_load": Forgetful,
+    "says_that_it_is_not_prepared": Unprepared,
     "gives_a_scalar_and_takes_keywords_only": mse,
     "docstring_is_complete": mse,
 }
@@ -59,6 +83,8 @@ WRONG = {
 @pytest.mark.filterwarnings("ignore:std..:UserWarning")
 @pytest.mark.parametrize("name", CHECK)
 def test_check_finds_a_loss_that_breaks_it(name):
-    member = Member("wrong", lambda: Wrong(WRONG[name]), lambda student, teacher: np.mean((student - teacher) ** 2))
-    with pytest.raises((AssertionError, RuntimeError)):
+    wrong = WRONG[name]
+    build = wrong if isinstance(wrong, type) else lambda: Wrong(wrong)
+    member = Member("wrong", build, lambda student, teacher: np.mean((student - teacher) ** 2))
+    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
         CHECK[name](member)

@@ -3,19 +3,24 @@
 import errno
 import sys
 from importlib import import_module
+from typing import Any
 
-import click
 import typer
 
 from understudy.errors import Interrupted, RunError, UserError
 
+# Typer brings a click of its own or uses the installed one, depending on its version: take the class it raises.
+_ClickException: Any = typer.BadParameter.__mro__[2]
+
+# A path that a person gave and the system refuses; any other OSError is a bug or a failing machine.
+_OF_PATHS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST)
+
 app = typer.Typer(
     name="understudy",
     help="Train a small model to do a large one's job, and prove how well it does it.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -36,14 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 done; 1 the run failed; 2 the user's input; 128 plus the signal that stopped it. Bugs keep their traceback.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        return app(args=arguments, standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.exceptions.Exit as done:
+        return app(args=words or ["--help"], prog_name="understudy", standalone_mode=False) or 0
+    except _ClickException as error:
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "understudy"
+        return _say(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
+    except typer.Exit as done:
         return done.exit_code
-    except click.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except UserError as error:
         return _say(str(error), 2)
@@ -52,9 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         return _say(f"{error}; a checkpoint was written: continue with `understudy resume FOLDER`", 128 + error.signal)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            return _say(f"the disk is full ({error.filename or 'while writing'}); the last checkpoint is kept", 1)
+        if error.errno not in _OF_PATHS or not error.filename:
             raise
-        return _say(f"the disk is full ({error.filename or 'while writing'}); the last checkpoint is kept", 1)
+        return _say(f"{error.filename}: {str(error.strerror).lower()}", 2)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise

@@ -11,7 +11,10 @@ def register(app: typer.Typer) -> None:
 
 
 def check(recipe: RecipeName, overrides: Overrides = None, packages: Import = None) -> None:
-    """Check a recipe's keys, types, names, files and their headers, without loading torch or any data."""
+    """Check a recipe without loading torch or any data.
+
+    Its keys, types and names, and whether the files that it names are there and sound.
+    """
     from understudy.recipe.reader import read_recipe
 
     import_packages(packages)

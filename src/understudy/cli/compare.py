@@ -23,7 +23,10 @@ def compare(
     packages: Import = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare methods, seeds or settings: `run` with more arms, which share each pass of the teacher."""
+    """Run a recipe with several methods, seeds or settings.
+
+    All students of a seed see the same batches and share each pass of the teacher.
+    """
     from understudy.cli.run import execute
 
     import_packages(packages)

@@ -13,21 +13,32 @@ def register(app: typer.Typer) -> None:
 
 
 def methods(name: Annotated[str | None, typer.Argument(help="A method to explain.")] = None) -> None:
-    """List the distillation methods, or explain one: formula, paper, options, presets, an example."""
-    from rich.console import Console
-    from rich.table import Table
+    """List the distillation methods, or explain one.
 
+    Of one: formula, paper, options, presets, an example.
+    """
     from understudy.losses.table import LOSSES
 
     if name is None:
-        table = Table("method", "compares", "what it does", "paper")
-        for word, entry in LOSSES.items():
-            table.add_row(word, entry.taps, entry.summary, entry.paper)
-        Console().print(table)
+        _list()
         return
     if name not in LOSSES:
         raise UserError(f"unknown method '{name}', {did_you_mean(name, LOSSES)}")
     _explain(name)
+
+
+def _list() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from understudy.losses.table import LOSSES
+
+    table = Table(Column("method", no_wrap=True), Column("compares", no_wrap=True), "what it does", box=box.SIMPLE)
+    for word, entry in LOSSES.items():
+        table.add_row(word, entry.taps, entry.summary)
+    Console().print(table)
+    print("understudy methods NAME explains one: formula, paper, options, presets")
 
 
 def _explain(name: str) -> None:

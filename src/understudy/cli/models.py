@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.options import Import, import_packages
+from understudy.errors import UserError, did_you_mean
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +18,10 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Names with globs, such as 'cifar/*' or 'timm/*vit*'.")] = "*",
     packages: Import = None,
 ) -> None:
-    """List model names; those of timm and torchvision when the pattern asks for them."""
+    """List the names of models that a recipe may use.
+
+    Those of timm and torchvision when the pattern asks for them.
+    """
     from understudy.models.table import MODELS, REGISTERED
 
     import_packages(packages)
@@ -32,10 +36,11 @@ def models(
         names = dict.fromkeys(
             (f"torchvision/{name}" for name in torchvision_models.list_models(torchvision_models)), ""
         )
-    for name, about in names.items():
-        if fnmatch.fnmatch(name, pattern):
-            print(f"{name:<28} {about}".rstrip())
+    matching = {name: about for name, about in names.items() if fnmatch.fnmatch(name, pattern)}
+    if not matching:
+        raise UserError(f"no model has such a name, {did_you_mean(pattern, names)}", where=f"'{pattern}'")
+    for name, about in matching.items():
+        print(f"{name:<28} {about}".rstrip())
     if pattern == "*":
-        print(
-            "and timm/NAME, torchvision/NAME, hf/NAME, or the folder of a saved model: understudy models 'timm/*vit*'"
-        )
+        print("and timm/NAME, torchvision/NAME, hf/NAME, or the folder of a saved model;")
+        print("understudy models 'timm/*vit*' lists those of timm with vit in their name")

@@ -21,11 +21,17 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
 ) -> None:
     """Print the likeliest classes of images."""
-    from understudy.evaluate import predict as answer
-
+    for path in images:
+        if not path.exists():
+            raise UserError("there is no such image or folder", where=path)
     files = [file for path in images for file in (_inside(path) if path.is_dir() else [path])]
     if not files:
         raise UserError("holds no images", where=", ".join(map(str, images)))
+    if not Path(model).is_dir():
+        raise UserError("no such folder: give that of a saved model or of a run", where=model)
+
+    from understudy.evaluate import predict as answer
+
     for file, classes in zip(files, answer(model, files, top=top), strict=True):
         print(f"{file}: " + "  ".join(f"{name} {chance:.3f}" for name, chance in classes))
 

@@ -11,12 +11,14 @@ def register(app: typer.Typer) -> None:
 def recipes() -> None:
     """List the shipped recipes."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
     from understudy.recipe.reader import read_recipe, shipped
 
-    table = Table("recipe", "data", "teacher", "student", "about")
+    console = Console(highlight=False)
     for name in shipped():
-        recipe = read_recipe(name)
-        table.add_row(name, recipe.data.name, recipe.teacher.name, recipe.student.name, recipe.about)
-    Console().print(table)
+        recipe = read_recipe(name, files=False)
+        what = f"{recipe.teacher.name} teaches {recipe.student.name} on {recipe.data.name}"
+        console.print(f"[bold]{name}[/bold]  [dim]{what}[/dim]")
+        console.print(Padding(recipe.about, (0, 0, 0, 4)))
+    console.print("\nunderstudy run NAME, or understudy init NAME to start a recipe of your own from it")

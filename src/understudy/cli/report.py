@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(folder: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
-    """Write report.html from the files of a run folder, finished or not."""
+    """Draw a run's report again, finished or not."""
     from understudy.report import write_report
 
     if not (folder / "recipe.yaml").is_file():

@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 def resume(
     folder: Annotated[Path, typer.Argument(help="The run folder.")], packages: Import = None, quiet: Quiet = False
 ) -> None:
-    """Continue a run from its last checkpoint; it ends as if it had never been stopped."""
+    """Continue a run from its last checkpoint.
+
+    It ends as if it had never been stopped; a finished run is only shown.
+    """
     from rich.console import Console
 
     from understudy.run.start import resume as go_on

@@ -21,7 +21,10 @@ def run(
     packages: Import = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: teacher, students alone and distilled, every seed; then the table and the verdict."""
+    """Run a recipe; then show the table and the verdict.
+
+    The teacher is trained or loaded, then the students, alone and distilled, with every seed.
+    """
     import_packages(packages)
     if dry_run:
         from rich.console import Console

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.options import Import, import_packages
+from understudy.cli.options import Import, import_packages, section
 from understudy.errors import UserError
 
 
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def taps(
     model: Annotated[str, typer.Argument(help="A model name, such as timm/resnet50, or a saved folder.")],
-    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the model.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options of the model.")] = None,
     shape: Annotated[
         str | None, typer.Option(help="Image shape C,H,W [default: 3,224,224; 3,32,32 for cifar/].")
     ] = None,
@@ -23,25 +23,22 @@ def taps(
     depth: Annotated[int, typer.Option(min=1, help="How deep to go into the module tree.")] = 3,
     packages: Import = None,
 ) -> None:
-    """Print a model's modules with their output shapes; those that `auto` takes are marked."""
-    from understudy.recipe.reader import parse_value
+    """Print a model's modules with their output shapes.
+
+    Those that `auto` takes are marked.
+    """
+    from understudy.recipe.reader import read_model
 
     import_packages(packages)
-    described = {"name": model}
-    for text in options or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError("options have the form key=value", where=f"'{text}'")
-        described[key] = parse_value(value, f"'{text}'")
+    described = read_model(section("model", {"name": model}, options or [], name=f"'{model}'"))
+    sides = _shape(shape or ("3,32,32" if model.startswith("cifar/") else "3,224,224"))
 
     import torch
 
     from understudy.distill import shapes, stage_ends
     from understudy.models import build
-    from understudy.recipe.schema import Model
 
-    sides = _shape(shape or ("3,32,32" if model.startswith("cifar/") else "3,224,224"))
-    module = build(Model.model_validate(described), classes=classes, shape=sides)
+    module = build(described, classes=classes, shape=sides)
     found = shapes(module, torch.zeros(2, *sides))
     chosen = set(stage_ends(module))
     for path, output in found.items():

@@ -13,7 +13,10 @@ def register(app: typer.Typer) -> None:
 def train(
     recipe: RecipeName, overrides: Overrides = None, out: Out = None, packages: Import = None, quiet: Quiet = False
 ) -> None:
-    """Train a recipe's teacher and nothing else; a later run of the recipe finds it."""
+    """Train a recipe's teacher and nothing else.
+
+    A later run of the recipe finds it.
+    """
     from understudy.recipe.reader import read_recipe
 
     import_packages(packages)

@@ -118,9 +118,10 @@ def as_tensor(images: np.ndarray | Tensor, *, where: object) -> Tensor:
 
 def channels_first(images: Tensor) -> Tensor:
     """(…, C, H, W) of images that may have their channels last; 1, 3 or 4 of them are taken for channels."""
-    if images.shape[-3] not in (1, 3, 4) and images.shape[-1] in (1, 3, 4):
-        return images.movedim(-1, -3)
-    return images
+    first, last = images.shape[-3], images.shape[-1]
+    if first in (1, 3) or first == last or last not in (1, 3, 4):
+        return images
+    return images.movedim(-1, -3)
 
 
 def class_numbers(labels: Any, *, where: object) -> np.ndarray:

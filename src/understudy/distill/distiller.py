@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.distill.match import match
 from understudy.distill.objective import Objective, Signals
-from understudy.distill.taps import find, logits_of, tapped
+from understudy.distill.taps import find, head, logits_of, tapped
 from understudy.distill.teacher import Answer, Teacher, are_probabilities
 from understudy.errors import UserError
 
@@ -68,11 +69,7 @@ class Distiller(nn.Module):
         self._name_objectives()
         if self.teacher is None and any(objective.needs_teacher for objective in self.objective_list()):
             raise UserError("an objective compares with a teacher: give one")
-        for objective in self.objective_list():
-            if objective.student_tap is not None:
-                objective.student_paths = find(student, objective.student_tap)
-            if objective.teacher_tap is not None and self.teacher is not None:
-                objective.teacher_paths = find(self.teacher.model, objective.teacher_tap)
+        self._resolve_taps(example)
         self.student_taps = _union(objective.student_paths for objective in self.objective_list())
         self.teacher_taps = _union(objective.teacher_paths for objective in self.objective_list())
         self._probe(example)
@@ -98,26 +95,59 @@ class Distiller(nn.Module):
         """Whether an objective that compares with the teacher has a weight in an epoch."""
         return any(objective.needs_teacher and objective.weight_at(epoch) != 0 for objective in self.objective_list())
 
-    @torch.no_grad()
+    def _resolve_taps(self, example: Tensor) -> None:
+        """Turn patterns into paths; where both sides are `auto`, pair the ends of stages by resolution or depth."""
+        for objective in self.objective_list():
+            if objective.student_tap is not None:
+                objective.student_paths = find(self.student, objective.student_tap)
+            if objective.teacher_tap is not None and self.teacher is not None:
+                objective.teacher_paths = find(self.teacher.model, objective.teacher_tap)
+            if self.teacher is None or (objective.student_tap, objective.teacher_tap) != ("auto", "auto"):
+                continue
+            own = _shapes_at(self.student, objective.student_paths, example)
+            answer = self.teacher(example, taps=objective.teacher_paths, logits=False)
+            other = {path: tuple(feature.shape) for path, feature in answer.features.items()}
+            objective.student_paths, objective.teacher_paths = match(own, other)
+            if not objective.student_paths:
+                raise UserError(f"'{objective.name}': no feature maps or tokens found by 'auto': name the taps")
+
     def _probe(self, example: Tensor) -> None:
+        """One forward of each model: what does not fit is found, what depends on shapes is made."""
         training = self.student.training
         self.student.eval()
-        with tapped(self.student, self.student_taps) as features:
+        with torch.no_grad(), tapped(self.student, self.student_taps) as features:
             logits = logits_of(self.student(example))
         self.student.train(training)
         _check_reached(self.student_taps, features, "student")
         if are_probabilities(logits):
             raise UserError("the student returns probabilities: take the softmax out of it, losses want logits")
-        if self.teacher is None:
-            return
-        answer = self.teacher(example, taps=self.teacher_taps)
-        _check_reached(self.teacher_taps, answer.features, "teacher")
-        assert answer.logits is not None
-        if self.needs_teacher_logits and answer.logits.shape[1:] != logits.shape[1:]:
-            raise UserError(
-                f"the teacher gives {answer.logits.shape[-1]} classes, the student {logits.shape[-1]}: "
-                "they must be the same"
-            )
+        answer = None if self.teacher is None else self.teacher(example, taps=self.teacher_taps)
+        if answer is not None:
+            _check_reached(self.teacher_taps, answer.features, "teacher")
+            assert answer.logits is not None
+            if self.needs_teacher_logits and answer.logits.shape[1:] != logits.shape[1:]:
+                raise UserError(
+                    f"the teacher gives {answer.logits.shape[-1]} classes, the student {logits.shape[-1]}: "
+                    "they must be the same"
+                )
+        ids = torch.arange(len(example), device=example.device)
+        signals = self._signals(logits, features, answer, inputs=example, labels=ids % logits.shape[1], sample_ids=ids)
+        for objective in self.objective_list():
+            objective.fit_to(signals)
+
+    def _signals(self, logits: Tensor, features: dict[str, Tensor], answer: Answer | None, **batch: Any) -> Signals:
+        teacher = None if self.teacher is None else self.teacher.model
+        needs_head = any("teacher_head" in objective.needs for objective in self.objective_list())
+        return Signals(
+            student=logits,
+            teacher=answer.logits if answer else None,
+            student_features=features,
+            teacher_features=answer.features if answer else {},
+            student_model=self.student,
+            teacher_model=teacher,
+            teacher_head=head(teacher)[1] if teacher is not None and needs_head else None,
+            **batch,
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
         """Moves between devices take the teacher along, though it is no submodule."""
@@ -157,11 +187,10 @@ class Distiller(nn.Module):
         answer = answer or self.ask(images, epoch)
         with tapped(self.student, self.student_taps) as features:
             logits = logits_of(self.student(images))
-        signals = Signals(
-            student=logits,
-            teacher=answer.logits if answer else None,
-            student_features=features,
-            teacher_features=answer.features if answer else {},
+        signals = self._signals(
+            logits,
+            features,
+            answer,
             inputs=images,
             labels=labels,
             sample_ids=sample_ids,
@@ -186,6 +215,16 @@ def _check_reached(taps: Iterable[str], features: Mapping[str, Tensor], whose: s
     for path in taps:
         if path not in features:
             raise UserError(f"the {whose}'s forward never calls '{path}': tap another module")
+
+
+@torch.no_grad()
+def _shapes_at(model: nn.Module, paths: Sequence[str], example: Tensor) -> dict[str, tuple[int, ...]]:
+    training = model.training
+    model.eval()
+    with tapped(model, paths) as features:
+        model(example)
+    model.train(training)
+    return {path: tuple(features[path].shape) for path in paths if path in features}
 
 
 def _union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from understudy.distill.adapters import make_adapter
 from understudy.errors import UserError
+from understudy.losses.functional import ShapeMismatch
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Signals:
         labels: (N,) class numbers or (N, K) probabilities.
         sample_ids: (N,) numbers of the samples in their source.
         labelled: (M,) positions of the samples with a label; None when all have one.
+        teacher_head: the teacher's last linear layer, frozen.
+        student_model: the student itself, for losses that run it again.
+        teacher_model: the teacher itself, frozen.
         epoch: counted from 0.
         step: counted from 0 over the whole training.
     """
@@ -60,6 +65,9 @@ class Signals:
     labels: Tensor | None = None
     sample_ids: Tensor | None = None
     labelled: Tensor | None = None
+    teacher_head: nn.Module | None = None
+    student_model: nn.Module | None = None
+    teacher_model: nn.Module | None = None
     epoch: int = 0
     step: int = 0
 
@@ -100,6 +108,7 @@ class Objective(nn.Module):
         # Resolved by the distiller, which knows the models.
         self.student_paths: tuple[str, ...] = ()
         self.teacher_paths: tuple[str, ...] = ()
+        self.adapters = nn.ModuleList()
 
     def weight_at(self, epoch: int) -> float:
         """The weight in an epoch, counted from 0."""
@@ -121,19 +130,51 @@ class Objective(nn.Module):
         for need in self.needs:
             if getattr(signals, need) is None:
                 raise UserError(f"the loss '{self.name}' needs {need}: give them with the batch")
-        arguments: list[Any] = [_side(signals.student, signals.student_features, self.student_paths)]
-        if self.needs_teacher:
-            arguments.append(_side(signals.teacher, signals.teacher_features, self.teacher_paths))
         device = signals.student.device.type
         with torch.autocast(device, enabled=False):
-            return self.loss(*arguments, **{need: getattr(signals, need) for need in self.needs})
+            return self.loss(*self._arguments(signals), **{need: getattr(signals, need) for need in self.needs})
+
+    def fit_to(self, example: Signals) -> None:
+        """Make what depends on the models' shapes: the loss's own weights, or adapters where shapes must agree.
+
+        Args:
+            example: what a small batch yielded; every field the loss needs is there.
+
+        Raises:
+            UserError: features that no adapter can bring together.
+        """
+        prepare = getattr(self.loss, "prepare", None)
+        if callable(prepare):
+            prepare(*self._arguments(example))
+        elif self.student_paths and self.needs_teacher:
+            try:
+                with torch.no_grad():
+                    self(example)
+            except ShapeMismatch:
+                self.adapters = nn.ModuleList(
+                    make_adapter(example.student_features[own], example.teacher_features[other])
+                    for own, other in zip(self.student_paths, self.teacher_paths, strict=True)
+                )
+
+    def _arguments(self, signals: Signals) -> list[Any]:
+        own = tuple(signals.student_features[path] for path in self.student_paths)
+        if self.adapters:
+            own = tuple(adapt(_raised(feature)) for adapt, feature in zip(self.adapters, own, strict=True))
+        sides = [_side(signals.student, own)]
+        if self.needs_teacher:
+            sides.append(_side(signals.teacher, tuple(signals.teacher_features[path] for path in self.teacher_paths)))
+        return sides
 
 
-def _side(logits: Tensor | None, features: dict[str, Tensor], paths: tuple[str, ...]) -> Any:
-    if not paths:
+def _side(logits: Tensor | None, tapped: tuple[Tensor, ...]) -> Any:
+    if not tapped:
         return logits
-    tapped = tuple(features[path] for path in paths)
     return tapped[0] if len(tapped) == 1 else tapped
+
+
+def _raised(feature: Tensor) -> Tensor:
+    """Under autocast features are half precision; adapters compute in their own."""
+    return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
 
 
 def _rows(signals: Signals, rows: Tensor) -> Signals:

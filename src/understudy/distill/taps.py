@@ -45,24 +45,41 @@ def find(module: nn.Module, pattern: str | Iterable[str]) -> tuple[str, ...]:
 
     Args:
         module: the model.
-        pattern: a path, a path with globs (`layer[1-4]`, `blocks.*.attn`), several of them, or `auto` for the ends
-            of its stages.
+        pattern: a path, a path with globs (`layer[1-4]`, `blocks.*.attn`), several of them, `auto` for the ends of
+            its stages, or `embedding` for what its last linear layer gets. `PATH:input` means what goes into a module.
 
     Raises:
         UserError: a pattern fits no module; the message lists the near ones.
     """
     if pattern == "auto":
         return stage_ends(module)
+    if pattern == "embedding":
+        return (f"{head(module)[0]}:input",)
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     names = [name for name, _ in module.named_modules() if name]
     found: list[str] = []
-    for wanted in patterns:
+    for whole in patterns:
+        wanted, colon, end = whole.partition(":")
+        if colon and end != "input":
+            raise UserError(f"'{whole}' is no tap: a path may end in ':input' and nothing else")
         depth = wanted.count(".")
         fits = [name for name in names if name.count(".") == depth and fnmatch.fnmatchcase(name, wanted)]
         if not fits:
             raise UserError(f"no module '{wanted}' in {type(module).__name__}, {did_you_mean(wanted, names)}")
-        found += [name for name in fits if name not in found]
+        found += [name + colon + end for name in fits if name + colon + end not in found]
     return tuple(found)
+
+
+def head(module: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer of a classifier, which turns the embedding into logits, with its path.
+
+    Raises:
+        UserError: it has none.
+    """
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise UserError(f"{type(module).__name__} has no linear layer: tap the embedding by its path")
+    return layers[-1]
 
 
 def stage_ends(module: nn.Module) -> tuple[str, ...]:
@@ -140,24 +157,27 @@ def tapped(module: nn.Module, paths: Iterable[str], *, stop: bool = False) -> It
     wanted = tuple(dict.fromkeys(paths))
     hooks = []
 
-    def reader(path: str) -> Any:
-        def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if path in features:
-                raise UserError(f"the module '{path}' runs several times in a forward: tap one that runs once")
-            features[path] = _tensor_of(output, path)
-            if stop and len(features) == len(wanted):
-                raise StopForward
+    def keep(path: str, value: Any) -> None:
+        if path in features:
+            raise UserError(f"the module '{path}' runs several times in a forward: tap one that runs once")
+        features[path] = _tensor_of(value, path)
+        if stop and len(features) == len(wanted):
+            raise StopForward
 
-        return read
+    def hook(path: str) -> Any:
+        place = module.get_submodule(path.removesuffix(":input"))
+        if path.endswith(":input"):
+            return place.register_forward_pre_hook(lambda _module, inputs: keep(path, inputs))
+        return place.register_forward_hook(lambda _module, _inputs, output: keep(path, output))
 
     try:
         hooks.append(module.register_forward_pre_hook(lambda _module, _inputs: features.clear()))
         for path in wanted:
-            hooks.append(module.get_submodule(path).register_forward_hook(reader(path)))
+            hooks.append(hook(path))
         yield features
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
 
 
 def _tensor_of(output: Any, path: str) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.functional import check_same_shape, in_float32, standardized
 
 
 class KD(nn.Module):
@@ -25,6 +25,11 @@ class KD(nn.Module):
         reduction: `batchmean` divides the sum by the number of samples N, `mean` by all N·K elements (what
             `torch.nn.KLDivLoss()` does by default, K times smaller), `sum` by nothing.
         cross_entropy: leave out the teacher's entropy, which has no gradient.
+        standardize: give both models' logits mean 0 and standard deviation 1 over the classes first, so that the
+            student follows the teacher's order and proportions but not its scale: logit standardisation (LSKD), Sun,
+            Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024
+            (https://arxiv.org/abs/2403.01427; code: https://github.com/sunshangquan/logit-standardization-KD), with
+            temperature 2 and weight 9 there. As their code, we divide by K - 1 in the deviation; the paper by K.
 
     Example:
         >>> import torch
@@ -40,6 +45,7 @@ class KD(nn.Module):
         t_squared: bool = True,
         reduction: Literal["batchmean", "mean", "sum"] = "batchmean",
         cross_entropy: bool = False,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -48,6 +54,7 @@ class KD(nn.Module):
         self.t_squared = t_squared
         self.reduction = reduction
         self.cross_entropy = cross_entropy
+        self.standardize = standardize
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
@@ -61,6 +68,8 @@ class KD(nn.Module):
         """
         check_same_shape(student, teacher)
         student, teacher = in_float32(student, teacher.detach())
+        if self.standardize:
+            student, teacher = standardized(student), standardized(teacher)
         log_student = F.log_softmax(student / self.temperature, dim=1)
         log_teacher = F.log_softmax(teacher / self.temperature, dim=1)
         # From the logarithms on both sides: probabilities that underflow to 0 then cost 0, not 0 · log 0.

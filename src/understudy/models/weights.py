@@ -104,9 +104,11 @@ def _read_torch(path: Path) -> Any:
 
 
 def _clean(content: Any, path: Path) -> dict[str, Tensor]:
-    for place in _PLACES:
-        if isinstance(content, dict) and isinstance(content.get(place), dict):
-            content = content[place]
+    while isinstance(content, dict):
+        inner = next((content[place] for place in _PLACES if isinstance(content.get(place), dict)), None)
+        if inner is None:
+            break
+        content = inner
     if not isinstance(content, dict):
         raise UserError(f"holds a {type(content).__name__}, no weights by name", where=path)
     weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}

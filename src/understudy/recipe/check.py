@@ -11,34 +11,39 @@ from understudy.data.table import SOURCES
 from understudy.errors import UserError, did_you_mean
 from understudy.losses.table import LOSSES
 from understudy.models.table import MODELS, PREFIXES, REGISTERED
-from understudy.recipe.schema import Data, Model, Objective, Recipe
-from understudy.recipe.signature import options, wrong_type
+from understudy.recipe.methods import grid_option
+from understudy.recipe.schema import Data, Method, Model, Objective, Recipe
+from understudy.recipe.signature import Option, in_words, options, shown, wrong_type
 
 Problem = tuple[tuple[str | int, ...], str]
 
+# What `path` must be for the sources that have one; a data set of the hub may also be a name.
+_PATHS = {"folder": "folder", "csv": "file", "mnist": "file or folder", "fashion-mnist": "file or folder"}
 
-def check(recipe: Recipe) -> Iterator[Problem]:
+
+def check(recipe: Recipe, *, files: bool = True) -> Iterator[Problem]:
     """Find what the schema cannot see: unknown names and options, files that are missing or no weights.
 
     Args:
         recipe: a recipe that fits the schema.
+        files: whether the files that it names must be there.
 
     Yields:
         The path of the value and what is wrong with it, in one line.
     """
-    yield from _check_data(recipe.data)
-    yield from _check_model(("teacher",), recipe.teacher)
-    yield from _check_model(("student",), recipe.student)
+    yield from data_problems(recipe.data, files=files)
+    yield from model_problems(("teacher",), recipe.teacher, files=files)
+    yield from model_problems(("student",), recipe.student, files=files)
     for index, method in enumerate(recipe.method):
-        for place, objective in enumerate(method.objectives):
-            yield from _check_objective(("method", index, "objectives", place), objective)
+        yield from _check_method(("method", index), method)
     if isinstance(recipe.teacher.train, dict):
         yield from _check_teacher_train(recipe)
     yield from _check_control(recipe)
     yield from _check_grid(recipe)
 
 
-def _check_data(data: Data) -> Iterator[Problem]:
+def data_problems(data: Data, *, files: bool = True) -> Iterator[Problem]:
+    """What is wrong with a recipe's `data`; with `files`, its path must be there."""
     if data.name.startswith("python:") or data.name in REGISTERED_DATA:
         return
     if data.name not in SOURCES:
@@ -53,13 +58,20 @@ def _check_data(data: Data) -> Iterator[Problem]:
             ("data", "validation"),
             f"is a share below 1 or a whole number of images, not {data.validation:g}",
         )
-    if (data.mean is None) != (data.std is None):
-        yield ("data", "mean" if data.mean is None else "std"), "mean and std come together"
+    yield from _check_normalisation(("data",), data)
+    path, wanted = data.options.get("path"), _PATHS.get(data.name)
+    if files and wanted and isinstance(path, str) and not exists(path, wanted):
+        yield ("data", "path"), f"there is no {wanted} '{path}' (looked from {Path.cwd()})"
 
 
-def _check_model(path: tuple[str, ...], model: Model) -> Iterator[Problem]:
+def model_problems(path: tuple[str, ...], model: Model, *, files: bool = True) -> Iterator[Problem]:
+    """What is wrong with a recipe's `teacher` or `student`, whose place in the recipe is `path`.
+
+    With `files`, the weights that it names must be there.
+    """
     name = model.name
-    if model.weights is not None and not _is_remote(model.weights):
+    yield from _check_normalisation(path, model)
+    if files and model.weights is not None and not _is_remote(model.weights):
         try:
             _check_weights(Path(model.weights))
         except UserError as error:
@@ -68,7 +80,7 @@ def _check_model(path: tuple[str, ...], model: Model) -> Iterator[Problem]:
         yield (*path, "pretrained"), "weights and pretrained exclude each other: keep one"
     if name.startswith(("python:", *PREFIXES)) or name in REGISTERED:
         return
-    if Path(name).is_dir() and (Path(name) / "config.json").is_file():
+    if exists(f"{name}/config.json", "file"):
         return
     if name not in MODELS:
         near = did_you_mean(name, [*MODELS, *REGISTERED])
@@ -86,12 +98,27 @@ def _check_model(path: tuple[str, ...], model: Model) -> Iterator[Problem]:
     )
 
 
+def _check_normalisation(path: tuple[str, ...], section: Data | Model) -> Iterator[Problem]:
+    if (section.mean is None) != (section.std is None):
+        yield (*path, "mean" if section.mean is None else "std"), "is missing: mean and std come together"
+    elif section.mean and section.std and len(section.mean) != len(section.std):
+        yield (*path, "std"), f"has {len(section.std)} values, mean has {len(section.mean)}"
+
+
+def _check_method(path: tuple[str | int, ...], method: Method) -> Iterator[Problem]:
+    for place, objective in enumerate(method.objectives):
+        yield from _check_objective((*path, "objectives", place), objective)
+    weights = [method.labels, *(objective.weight for objective in method.objectives)]
+    if all(weight == 0 for weight in weights):
+        yield (*path, "labels"), f"'{method.name}' has nothing to learn from: every weight is 0"
+
+
 def _check_objective(path: tuple[str | int, ...], objective: Objective) -> Iterator[Problem]:
     if objective.loss not in LOSSES:
         yield (*path, "loss"), f"unknown loss '{objective.loss}', {did_you_mean(objective.loss, LOSSES)}"
         return
     entry = LOSSES[objective.loss]
-    known = set(Objective.model_fields)
+    known = {*Objective.model_fields, *Method.model_fields}
     yield from _check_options(path, objective.options, entry.module, entry.class_name, {}, known)
 
 
@@ -107,6 +134,8 @@ def _check_options(
     for key, value in given.items():
         if key not in accepted:
             yield (*path, key), f"unknown key, {did_you_mean(key, [*accepted, *sorted(others)])}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield (*path, key), f"should be a finite number, not {value}"
         elif problem := wrong_type(accepted[key], value):
             yield (*path, key), problem
     for key, option in accepted.items():
@@ -122,18 +151,18 @@ def _check_teacher_train(recipe: Recipe) -> Iterator[Problem]:
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = detail["loc"][0] if detail["loc"] else ""
-        message = f"{detail['msg']}, not '{detail.get('input')}'"
+        message = f"{in_words(detail)}, not {shown(detail.get('input'))}"
         if detail["type"] == "extra_forbidden":
             message = f"unknown key, {did_you_mean(str(key), type(recipe.train).model_fields)}"
         if detail["type"] == "value_error":
-            message = str(detail.get("ctx", {}).get("error"))
+            key, _, message = str(detail.get("ctx", {}).get("error")).partition(": ")
         yield ("teacher", "train", key), message
 
 
 def _check_control(recipe: Recipe) -> Iterator[Problem]:
     if recipe.control == "none" or isinstance(recipe.control, tuple):
         return
-    if not (Path(recipe.control) / "results.json").is_file():
+    if not exists(f"{recipe.control}/results.json", "file"):
         yield (
             ("control",),
             f"'{recipe.control}' is neither train, none, label_smoothing, equal_time nor a finished run",
@@ -141,15 +170,31 @@ def _check_control(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _check_grid(recipe: Recipe) -> Iterator[Problem]:
+    losses = dict.fromkeys(objective.loss for method in recipe.method for objective in method.objectives)
     for key, values in recipe.grid.items():
-        for method in recipe.method:
-            for objective in method.objectives:
-                accepted = options(LOSSES[objective.loss].module, LOSSES[objective.loss].class_name)
-                if key not in accepted and key not in ("weight", "labels"):
-                    near = did_you_mean(key, [*accepted, "weight", "labels"])
-                    yield ("grid", key), f"'{objective.loss}' has no such option, {near}"
+        taking = [option for loss in losses if (option := grid_option(loss, key))]
+        if key == "labels":
+            taking = [Option("float", required=False)]
+        if not taking:
+            known = [name for loss in losses for name in options(LOSSES[loss].module, LOSSES[loss].class_name)]
+            near = did_you_mean(key, dict.fromkeys([*known, "weight", "labels"]))
+            yield ("grid", key), f"no loss of these methods ({', '.join(losses)}) has such an option, {near}"
         if not values:
-            yield ("grid", key), "is empty"
+            yield ("grid", key), "is empty: give the values to try"
+        if len(set(map(str, values))) < len(values):
+            yield ("grid", key), "names a value twice"
+        for value in values:
+            if taking and (problem := wrong_type(taking[0], value)):
+                yield ("grid", key), problem
+
+
+def exists(path: str, what: str) -> bool:
+    """Whether there is such a `file`, `folder` or `file or folder`; what cannot be a path at all is not there."""
+    try:
+        place = Path(path).expanduser()
+        return {"file": place.is_file, "folder": place.is_dir, "file or folder": place.exists}[what]()
+    except (OSError, RuntimeError):  # a name too long, a folder that may not be entered, an unknown ~user
+        return False
 
 
 def _is_remote(weights: str) -> bool:
@@ -158,10 +203,11 @@ def _is_remote(weights: str) -> bool:
 
 def _check_weights(path: Path) -> None:
     """Look at a weight file's head; the tensors are read only when the model is built."""
-    if path.is_dir():
+    if exists(str(path), "folder"):
         path = path / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"no such file '{path}'")
+    if not exists(str(path), "file"):
+        raise UserError(f"there is no file '{path}' (looked from {Path.cwd()})")
+    path = path.expanduser()
     if path.suffix != ".safetensors":
         return
     with path.open("rb") as file:
@@ -172,6 +218,9 @@ def _check_weights(path: Path) -> None:
             header = json.loads(file.read(length))
         except ValueError:
             raise UserError(f"'{path}' is no safetensors file: its header cannot be read") from None
-    tensors = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    try:
+        tensors = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (AttributeError, KeyError, TypeError, IndexError):
+        raise UserError(f"'{path}' is no safetensors file: its header lists no tensors") from None
     if 8 + length + max(tensors, default=0) > path.stat().st_size:
         raise UserError(f"'{path}' is cut short: {path.stat().st_size:,} bytes are fewer than its header promises")

@@ -4,6 +4,7 @@ from typing import Any
 
 from understudy.errors import did_you_mean
 from understudy.losses.table import LOSSES
+from understudy.recipe.signature import Option, options
 
 _OF_METHOD = {"name", "labels", "label_smoothing", "objectives"}
 
@@ -26,6 +27,8 @@ def expand_method(value: Any) -> Any:
     if not isinstance(value, dict) or "objectives" in value or not isinstance(value.get("name"), str):
         return value
     word = value.get("loss", value["name"])
+    if not isinstance(word, str):
+        raise ValueError("loss: should be the name of a loss, such as kd")
     full = _from_word(word)
     (objective,) = full["objectives"] if len(full["objectives"]) == 1 else (None,)
     options = {key: option for key, option in value.items() if key not in _OF_METHOD | {"loss"}}
@@ -37,11 +40,24 @@ def expand_method(value: Any) -> Any:
     return {**full, **settings}
 
 
+def grid_option(loss: str, key: str) -> Option | None:
+    """The option that a grid's key sets in a loss, or None where the loss has none of that name.
+
+    Args:
+        loss: its name in the table.
+        key: `weight`, which every loss has, or an option of the loss.
+    """
+    if key == "weight":
+        return Option("float", required=False)
+    return options(LOSSES[loss].module, LOSSES[loss].class_name).get(key)
+
+
 def _from_word(word: str) -> dict[str, Any]:
-    parts = [_preset(part.strip()) for part in word.split("+")]
+    words = [part.strip() for part in word.split("+")]
+    parts = [_preset(part) for part in words]
     labels = parts[0]["labels"]
     return {
-        "name": word.replace(":", "-"),
+        "name": "+".join(words).replace(":", "-"),
         "labels": labels,
         "objectives": [part["objective"] for part in parts],
     }

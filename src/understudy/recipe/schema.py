@@ -1,11 +1,13 @@
 """What a recipe may say. Inert data: reading one imports and runs nothing that it names."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 from understudy.recipe.methods import expand_method
+from understudy.recipe.signature import shown
 
 Int = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
@@ -90,6 +92,12 @@ class Model(Open):
         return {"name": value} if isinstance(value, str) else value
 
 
+def _is_device(word: str) -> str:
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|hpu|npu)(:\d+)?", word):
+        raise ValueError(f"should be auto, cpu, mps, cuda or one of several such as cuda:1, not {shown(word)}")
+    return word
+
+
 class Train(Part):
     """How a model is trained. `batch_size` is that of a whole step, over all processes and micro-batches."""
 
@@ -118,23 +126,24 @@ class Train(Part):
     deterministic: Switch = False
     threads: Positive | None = None
     workers: Annotated[int, Strict(), Field(ge=0)] = 0
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_is_device)] = "auto"
     checkpoint_seconds: NonNegative = 30.0
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "Train":
+        # Each message starts with the key it is about: the reader turns that into its line.
         if self.schedule == "step" and not self.milestones:
-            raise ValueError("schedule 'step' needs milestones, the epochs after which the rate falls by gamma")
+            raise ValueError("schedule: 'step' needs milestones, the epochs after which the rate falls by gamma")
         if self.milestones and self.schedule != "step":
-            raise ValueError(f"milestones belong to schedule 'step', not to '{self.schedule}'")
+            raise ValueError(f"milestones: belong to schedule 'step', not to '{self.schedule}'")
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be below epochs ({self.epochs})")
+            raise ValueError(f"warmup_epochs: must be below epochs ({self.epochs}), not {self.warmup_epochs:g}")
         if self.schedule == "plateau" and self.warmup_epochs:
-            raise ValueError("schedule 'plateau' has no warm-up: set warmup_epochs to 0 or take another schedule")
+            raise ValueError("schedule: 'plateau' has no warm-up, set warmup_epochs to 0 or take another schedule")
         if late := [epoch for epoch in self.read_at if epoch > self.epochs]:
-            raise ValueError(f"read_at {late[0]} lies after the last epoch ({self.epochs})")
+            raise ValueError(f"read_at: {late[0]} lies after the last epoch ({self.epochs})")
         if self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate ({self.accumulate}) exceeds batch_size ({self.batch_size})")
+            raise ValueError(f"accumulate: {self.accumulate} micro-batches cannot be cut from {self.batch_size} images")
         return self
 
 
@@ -151,19 +160,21 @@ class Teacher(Model):
         """Whether the run has to train it: it has no weights of its own, or is to be fine-tuned."""
         if self.train is not None:
             return self.train != "none"
-        return not (self.pretrained or self.weights is not None or Path(self.name).is_dir())
+        return not (self.pretrained or self.weights is not None or Path(self.name, "config.json").is_file())
 
 
 class WeightSchedule(Part):
-    """A weight that changes with the epoch: from `start` to `end` over `epochs` (default: all), then kept."""
+    """A weight that changes with the epoch: from `start` to `end` over `epochs`, then kept."""
 
     start: Number
     end: Number
-    epochs: Positive | None = None
+    epochs: Positive
     shape: Literal["linear", "cosine"] = "linear"
 
 
-Weight = Number | WeightSchedule | tuple[Number, ...]
+Weight = Number | WeightSchedule | Annotated[tuple[Number, ...], Field(min_length=1)]
+# Arms are called student_NAME: these are the controls'.
+_CONTROL_NAMES = ("alone", "label_smoothing", "equal_time")
 
 
 class Objective(Open):
@@ -178,7 +189,7 @@ class Objective(Open):
 class Method(Part):
     """What a distilled student learns from: `labels` times cross entropy plus its objectives."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     labels: Weight = 1.0
     label_smoothing: Share = 0.0
     objectives: tuple[Objective, ...] = ()
@@ -212,7 +223,7 @@ class Recipe(Part):
         if not isinstance(value, dict):
             return value
         value = dict(value)
-        if isinstance(value.get("method"), (str, dict)):
+        if "method" in value and not isinstance(value["method"], (list, tuple)):
             value["method"] = [value["method"]]
         if value.get("control") in ("train", "label_smoothing", "equal_time"):
             value["control"] = [value["control"]]
@@ -222,11 +233,15 @@ class Recipe(Part):
     def _names_differ(self) -> "Recipe":
         names = [method.name for method in self.method]
         if not names:
-            raise ValueError("method is empty: name at least one, such as 'kd'")
+            raise ValueError("method: is empty, name at least one, such as 'kd'")
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two methods are called '{sorted(twice)[0]}': give them different names")
-        if self.control != "none" and not isinstance(self.control, str) and "train" not in self.control:
-            raise ValueError("further controls stand beside the plain one: write control: [train, ...]")
+            raise ValueError(f"method: two are called '{sorted(twice)[0]}', give them different names")
+        if taken := {name for name in names if name in _CONTROL_NAMES}:
+            raise ValueError(f"method: '{sorted(taken)[0]}' is what a control is called, give it another name")
+        if isinstance(self.control, tuple) and "train" not in self.control:
+            raise ValueError("control: further ones stand beside the plain one, write [train, ...]")
+        if isinstance(self.control, tuple) and len(set(self.control)) < len(self.control):
+            raise ValueError("control: names one twice")
         return self
 
     @property

@@ -7,11 +7,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 _TYPES: dict[str, Any] = {
-    "int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list, "Literal": Literal,
+    "int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "Literal": Literal,
 }  # fmt: skip
+
+
+# What pydantic calls things, and what people do.
+_WORDS = {
+    "input should": "should",
+    "a valid integer": "a whole number",
+    "a valid tuple": "a list",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid dictionary": "a mapping",
+    "tuple": "list",
+    "a valid": "a",
+}
+# Sections that may be written as one word.
+_BY_WORD = ("Data", "Model", "Teacher", "Method")
 
 
 @dataclass(frozen=True)
@@ -53,18 +68,49 @@ def options(module: str, name: str) -> dict[str, Option]:
 def wrong_type(option: Option, value: Any) -> str | None:
     """What is wrong with a value for an option, or None; annotations of other than plain types pass.
 
-    Booleans are refused for numbers, which Python itself would take.
+    Nothing is converted: booleans and texts are refused for numbers, which Python itself would take.
     """
     try:
         expected = eval(option.annotation, {"__builtins__": {}}, dict(_TYPES))  # noqa: S307 (our own source's annotations)
     except (NameError, SyntaxError, AttributeError):
         return None
-    if isinstance(value, bool) and expected in (int, float):
-        return f"should be a number, not {str(value).lower()}"
     try:
-        TypeAdapter(expected).validate_python(value, strict=not isinstance(value, (list, tuple)))
+        _adapter(expected).validate_python(_tuples(value), strict=True)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        text = detail["msg"][0].lower() + detail["msg"][1:]
-        return f"{text.replace('input should be', 'should be')}, not '{value}'"
+        wanted = dict.fromkeys(in_words(detail) for detail in error.errors(include_url=False))
+        return f"{' or '.join(wanted).replace(' or should be', ' or')}, not {shown(value)}"
     return None
+
+
+def in_words(detail: Any) -> str:
+    """What pydantic wants, as the middle of a sentence."""
+    if detail["type"] == "model_type":
+        by_word = detail["ctx"]["class_name"] in _BY_WORD
+        return "should be a name or a mapping" if by_word else "should be a mapping"
+    text = detail["msg"][0].lower() + detail["msg"][1:]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: short, in one line, as YAML would write it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping"
+    text = " ".join(str(list(value) if isinstance(value, tuple) else value).split())
+    text = text if len(text) <= 60 else f"{text[:57]}…"
+    return text if isinstance(value, (int, float, list, tuple)) else f"'{text}'"
+
+
+@cache
+def _adapter(expected: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(expected, config=ConfigDict(allow_inf_nan=False))
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has lists where the builders take tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -116,8 +116,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     seeds = max(len(about["metrics"][metric]["seeds"]) for about in results["models"].values())
     caption = f"test {metric}: mean ± 95 % interval over {seeds} seeds, last epoch" if seeds > 1 else None
     # One line a model fits 80 columns: what a person compares; the rest is in the report.
-    table = Table(box=box.SIMPLE, caption=caption, pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", overflow="fold")  # the only column that gives way: numbers are never cut
     for heading in ("params", "MACs", "latency", "on disk", metric, *others, "best"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, about in results["models"].items():

@@ -22,6 +22,9 @@ from understudy.train.loop import Scores, Stage
 
 METRIC = "accuracy"
 
+# Where a loss compares the models when the recipe does not say.
+_DEFAULT_TAPS = {"logits": None, "features": "auto", "embedding": "embedding"}
+
 
 class Classify:
     """A classification recipe with its data read: makes the stages that a run trains.
@@ -275,8 +278,8 @@ def objectives(method: Method) -> list[Objective]:
             Objective(
                 loss,
                 schedule(described.weight),
-                student_tap=described.student,
-                teacher_tap=described.teacher,
+                student_tap=described.student or _DEFAULT_TAPS[entry.taps],
+                teacher_tap=described.teacher or _DEFAULT_TAPS[entry.taps],
                 name=described.loss,
             )
         )

@@ -1,0 +1,114 @@
+"""Cross-layer distillation with semantic calibration: which teacher layer suits which student layer is learned."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.losses.features import Features, pool_to_smaller, several, without_autocast
+from understudy.losses.functional import prepared
+
+
+class SemCKD(nn.Module):
+    """Every student layer follows a mix of all teacher layers, weighed for each sample by attention.
+
+    With r projections of student layer i for teacher layer j and α_ij the attention of a sample's similarities to the
+    batch at both layers: `Σ_ij mean_n α_ij mean (r_ij(F_s,i) - F_t,j)² / L` for L student layers.
+
+    Reference: Chen, Mei, Zhang, Wang, Feng, Chen, "Cross-Layer Distillation with Semantic Calibration", AAAI 2021
+    (https://arxiv.org/abs/2012.03236), equations 4 to 9; code https://github.com/DefangChen/SimKD. The attention reads
+    a sample's similarities to the batch, so its width is the batch size; smaller batches are filled up with zeros.
+
+    Args:
+        batch_size: the largest batch.
+        factor: the attention compares vectors of `batch_size / factor` numbers.
+        temperature: of the attention.
+    """
+
+    def __init__(self, *, batch_size: int = 64, factor: int = 4, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.factor = factor
+        self.temperature = temperature
+        self.queries: nn.ModuleList | None = None
+        self.keys: nn.ModuleList | None = None
+        self.projections: nn.ModuleList | None = None
+
+    def prepare(self, student: Features, teacher: Features) -> None:
+        """Make the attention's layers and a projection for each pair of layers.
+
+        Args:
+            student: example maps.
+            teacher: example maps.
+        """
+        width = max(self.batch_size // self.factor, 1)
+        students, teachers = several(student), several(teacher)
+        self.queries = nn.ModuleList(_embedding(self.batch_size, width) for _ in students)
+        self.keys = nn.ModuleList(_embedding(self.batch_size, width) for _ in teachers)
+        self.projections = nn.ModuleList(
+            nn.ModuleList(_projection(ours.shape[1], theirs.shape[1]) for theirs in teachers) for ours in students
+        )
+        self.to(students[0].device)
+
+    @without_autocast
+    def forward(self, student: Features, teacher: Features) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            student: (N, C, H, W) maps of one layer or of several.
+            teacher: of as many layers as it likes, any channels and sizes; never a gradient.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: the batch is larger than `batch_size`.
+        """
+        projections = prepared(self.projections)
+        students, teachers = several(student), [each.detach() for each in several(teacher)]
+        samples = len(students[0])
+        if samples > self.batch_size:
+            raise ValueError(f"a batch of {samples} is more than batch_size={self.batch_size} of SemCKD")
+        query = self._embedded(students, prepared(self.queries))
+        key = self._embedded(teachers, prepared(self.keys))
+        attention = F.softmax(query @ key.mT / self.temperature, dim=2)
+        errors = [
+            _errors(project, ours, theirs)
+            for row, ours in zip(projections, students, strict=True)
+            for project, theirs in zip(cast(nn.ModuleList, row), teachers, strict=True)
+        ]
+        return (attention.flatten(1) * torch.stack(errors, dim=1)).sum() / (samples * len(students))
+
+    def _embedded(self, layers: Sequence[Tensor], embeddings: nn.ModuleList) -> Tensor:
+        """(N, L, width) each sample's similarities to the batch at each layer, embedded."""
+        embedded = []
+        for features, embed in zip(layers, embeddings, strict=True):
+            rows = features.flatten(1)
+            similarities = F.pad(rows @ rows.mT, (0, self.batch_size - len(rows)))
+            embedded.append(F.normalize(embed(similarities), dim=1))
+        return torch.stack(embedded, dim=1)
+
+
+def _errors(project: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+    """(N,) mean squared error of each sample, at the smaller one's size."""
+    student, teacher = pool_to_smaller(student, teacher)
+    return (project(student) - teacher).square().flatten(1).mean(dim=1)
+
+
+def _embedding(width: int, wanted: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * wanted), nn.ReLU(), nn.Linear(2 * wanted, wanted))
+
+
+def _projection(channels: int, wanted: int) -> nn.Sequential:
+    middle = 2 * wanted
+    return nn.Sequential(
+        nn.Conv2d(channels, middle, 1, bias=False),
+        nn.BatchNorm2d(middle),
+        nn.ReLU(),
+        nn.Conv2d(middle, middle, 3, padding=1, bias=False),
+        nn.BatchNorm2d(middle),
+        nn.ReLU(),
+        nn.Conv2d(middle, wanted, 1, bias=False),
+    )
