@@ -1,16 +1,15 @@
 """The articles' MNIST experiments, over seeds and at equal epochs, beside what the articles printed.
 
-    UNDERSTUDY_DATA=... python benchmarks/mnist_articles.py            # runs the three recipes, about half an hour
-    python benchmarks/mnist_articles.py --from runs/a runs/b runs/c    # reads finished runs of them
+UNDERSTUDY_DATA=... python benchmarks/mnist_articles.py            # runs the three recipes, about half an hour
+python benchmarks/mnist_articles.py --from runs/a runs/b runs/c    # reads finished runs of them
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from common import describe_machine, record
-
 import understudy as us
+from common import describe_machine, record
 from understudy.compare import mean_interval, verdicts
 from understudy.report.format import interval
 

@@ -13,12 +13,12 @@ import time
 
 import torch
 import torch.nn.functional as F
-from common import describe_machine, record
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
+from common import describe_machine, record
 from understudy.recipe.reader import read_recipe
 from understudy.run.start import prepare
 from understudy.train.loop import train_step

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from understudy.errors import UserError
-from understudy.recipe.reader import parse, parse_value
+from understudy.recipe.source import parse, parse_value
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import typer
 from understudy.errors import UserError
 
 if TYPE_CHECKING:
-    from understudy.recipe.reader import Source
+    from understudy.recipe.source import Source
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Overrides = Annotated[
@@ -38,7 +38,7 @@ def section(which: str, described: dict[str, Any], options: list[str], *, name: 
     Raises:
         UserError: an option is not of that form.
     """
-    from understudy.recipe.reader import Source, parse_value
+    from understudy.recipe.source import Source, parse_value
 
     source = Source(name, {which: described})
     for text in options:

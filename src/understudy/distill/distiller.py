@@ -89,7 +89,10 @@ class Distiller(nn.Module):
     @property
     def needs_teacher_logits(self) -> bool:
         """Whether an objective compares with the teacher's logits."""
-        return any(objective.needs_teacher and not objective.teacher_paths for objective in self.objective_list())
+        return any(
+            objective.needs_teacher and (objective.with_logits or not objective.teacher_paths)
+            for objective in self.objective_list()
+        )
 
     def asks_teacher(self, epoch: int) -> bool:
         """Whether an objective that compares with the teacher has a weight in an epoch."""

@@ -109,6 +109,8 @@ class Objective(nn.Module):
         self.student_paths: tuple[str, ...] = ()
         self.teacher_paths: tuple[str, ...] = ()
         self.adapters = nn.ModuleList()
+        # A loss may ask for the logits behind the features it compares.
+        self.with_logits = bool(getattr(loss, "with_logits", False))
 
     def weight_at(self, epoch: int) -> float:
         """The weight in an epoch, counted from 0."""
@@ -145,7 +147,8 @@ class Objective(nn.Module):
         """
         prepare = getattr(self.loss, "prepare", None)
         if callable(prepare):
-            prepare(*self._arguments(example))
+            sides = self._arguments(example)
+            prepare(*sides if self.needs_teacher else (*sides, None))
         elif self.student_paths and self.needs_teacher:
             try:
                 with torch.no_grad():
@@ -160,16 +163,19 @@ class Objective(nn.Module):
         own = tuple(signals.student_features[path] for path in self.student_paths)
         if self.adapters:
             own = tuple(adapt(_raised(feature)) for adapt, feature in zip(self.adapters, own, strict=True))
-        sides = [_side(signals.student, own)]
+        sides = [self._side(signals.student, own)]
         if self.needs_teacher:
-            sides.append(_side(signals.teacher, tuple(signals.teacher_features[path] for path in self.teacher_paths)))
+            tapped = tuple(signals.teacher_features[path] for path in self.teacher_paths)
+            sides.append(self._side(signals.teacher, tapped))
         return sides
 
-
-def _side(logits: Tensor | None, tapped: tuple[Tensor, ...]) -> Any:
-    if not tapped:
-        return logits
-    return tapped[0] if len(tapped) == 1 else tapped
+    def _side(self, logits: Tensor | None, tapped: tuple[Tensor, ...]) -> Any:
+        """What a loss gets of one model: the logits, the tapped features, or with `with_logits` both."""
+        if tapped and self.with_logits and logits is not None:
+            return (*tapped, logits)
+        if not tapped:
+            return logits
+        return tapped[0] if len(tapped) == 1 else tapped
 
 
 def _raised(feature: Tensor) -> Tensor:
