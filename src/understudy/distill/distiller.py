@@ -94,6 +94,11 @@ class Distiller(nn.Module):
             for objective in self.objective_list()
         )
 
+    @property
+    def needs_input_gradients(self) -> bool:
+        """Whether an objective compares gradients with respect to the input."""
+        return any(objective.needs_input_gradients for objective in self.objective_list())
+
     def asks_teacher(self, epoch: int) -> bool:
         """Whether an objective that compares with the teacher has a weight in an epoch."""
         return any(objective.needs_teacher and objective.weight_at(epoch) != 0 for objective in self.objective_list())
@@ -105,14 +110,23 @@ class Distiller(nn.Module):
                 objective.student_paths = find(self.student, objective.student_tap)
             if objective.teacher_tap is not None and self.teacher is not None:
                 objective.teacher_paths = find(self.teacher.model, objective.teacher_tap)
-            if self.teacher is None or (objective.student_tap, objective.teacher_tap) != ("auto", "auto"):
-                continue
-            own = _shapes_at(self.student, objective.student_paths, example)
+            if objective.student_tap in ("auto", "last"):
+                self._match(objective, example)
+
+    def _match(self, objective: Objective, example: Tensor) -> None:
+        """Keep of the candidates those that are maps or tokens, paired with the teacher's where both are open."""
+        own = _shapes_at(self.student, objective.student_paths, example)
+        other = own
+        if self.teacher is not None and objective.teacher_tap in ("auto", "last"):
             answer = self.teacher(example, taps=objective.teacher_paths, logits=False)
             other = {path: tuple(feature.shape) for path, feature in answer.features.items()}
-            objective.student_paths, objective.teacher_paths = match(own, other)
-            if not objective.student_paths:
-                raise UserError(f"'{objective.name}': no feature maps or tokens found by 'auto': name the taps")
+        students, teachers = match(own, other)
+        if not students:
+            raise UserError(f"'{objective.name}': no feature maps or tokens found to compare: name the taps")
+        first = -1 if objective.student_tap == "last" else 0
+        objective.student_paths = students[first:]
+        if objective.teacher_tap in ("auto", "last"):
+            objective.teacher_paths = teachers[first:]
 
     def _probe(self, example: Tensor) -> None:
         """One forward of each model: what does not fit is found, what depends on shapes is made."""
@@ -187,6 +201,10 @@ class Distiller(nn.Module):
             epoch: counted from 0, for schedules.
             step: counted from 0.
         """
+        if self.needs_input_gradients and self.teacher is not None and self.asks_teacher(epoch):
+            # A shared answer has no graph back to the images: these few losses ask for themselves.
+            images = images.detach().requires_grad_()
+            answer = self.teacher(images, taps=self.teacher_taps, graph=True)
         answer = answer or self.ask(images, epoch)
         with tapped(self.student, self.student_taps) as features:
             logits = logits_of(self.student(images))

@@ -97,7 +97,9 @@ class Objective(nn.Module):
         self.loss = loss
         self.weight = weight
         self.student_tap = student_tap
-        self.teacher_tap = teacher_tap if teacher_tap is not None or student_tap is None else student_tap
+        self.teacher_tap = teacher_tap
+        if teacher_tap is None and student_tap is not None and getattr(loss, "with_logits", False) != "student":
+            self.teacher_tap = student_tap
         self.name = name or type(loss).__name__.lower()
         parameters = inspect.signature(loss.forward).parameters.values()
         self.needs = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
@@ -109,8 +111,10 @@ class Objective(nn.Module):
         self.student_paths: tuple[str, ...] = ()
         self.teacher_paths: tuple[str, ...] = ()
         self.adapters = nn.ModuleList()
-        # A loss may ask for the logits behind the features it compares.
-        self.with_logits = bool(getattr(loss, "with_logits", False))
+        # A loss may ask for the logits behind the features it compares, of both models or of the student alone,
+        # and for gradients with respect to the input.
+        self.with_logits: bool | Literal["student"] = getattr(loss, "with_logits", False)
+        self.needs_input_gradients = bool(getattr(loss, "needs_input_gradients", False))
 
     def weight_at(self, epoch: int) -> float:
         """The weight in an epoch, counted from 0."""
@@ -149,33 +153,53 @@ class Objective(nn.Module):
         if callable(prepare):
             sides = self._arguments(example)
             prepare(*sides if self.needs_teacher else (*sides, None))
-        elif self.student_paths and self.needs_teacher:
-            try:
-                with torch.no_grad():
-                    self(example)
-            except ShapeMismatch:
-                self.adapters = nn.ModuleList(
-                    make_adapter(example.student_features[own], example.teacher_features[other])
-                    for own, other in zip(self.student_paths, self.teacher_paths, strict=True)
-                )
+        elif self.student_paths and self.needs_teacher and self._shapes_differ(example):
+            self.adapters = nn.ModuleList(
+                make_adapter(example.student_features[own], example.teacher_features[other])
+                for own, other in zip(self.student_paths, self.teacher_paths, strict=True)
+            )
+        self._try(example)
+
+    def _shapes_differ(self, example: Signals) -> bool:
+        """Whether the loss refuses the tapped features because student's and teacher's differ in shape."""
+        try:
+            self._try(example)
+        except UserError as error:
+            return isinstance(error.__cause__, ShapeMismatch)
+        return False
+
+    def _try(self, example: Signals) -> None:
+        """Compute the loss once, changing nothing, so that taps it cannot compare are found before training."""
+        if self.needs_input_gradients or "sample_ids" in self.needs:
+            return
+        self.loss.eval()
+        try:
+            with torch.no_grad():
+                self(example)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"'{self.name}' cannot compare what is tapped ({reason}): name other taps") from error
+        finally:
+            self.loss.train()
 
     def _arguments(self, signals: Signals) -> list[Any]:
         own = tuple(signals.student_features[path] for path in self.student_paths)
         if self.adapters:
             own = tuple(adapt(_raised(feature)) for adapt, feature in zip(self.adapters, own, strict=True))
-        sides = [self._side(signals.student, own)]
+        sides = [_side(signals.student, own, bool(self.with_logits))]
         if self.needs_teacher:
-            tapped = tuple(signals.teacher_features[path] for path in self.teacher_paths)
-            sides.append(self._side(signals.teacher, tapped))
+            other = tuple(signals.teacher_features[path] for path in self.teacher_paths)
+            sides.append(_side(signals.teacher, other, self.with_logits is True))
         return sides
 
-    def _side(self, logits: Tensor | None, tapped: tuple[Tensor, ...]) -> Any:
-        """What a loss gets of one model: the logits, the tapped features, or with `with_logits` both."""
-        if tapped and self.with_logits and logits is not None:
-            return (*tapped, logits)
-        if not tapped:
-            return logits
-        return tapped[0] if len(tapped) == 1 else tapped
+
+def _side(logits: Tensor | None, tapped: tuple[Tensor, ...], with_logits: bool) -> Any:
+    """What a loss gets of one model: the logits, the tapped features, or both."""
+    if not tapped:
+        return logits
+    if with_logits:
+        return (*tapped, logits)
+    return tapped[0] if len(tapped) == 1 else tapped
 
 
 def _raised(feature: Tensor) -> Tensor:

@@ -46,12 +46,13 @@ def find(module: nn.Module, pattern: str | Iterable[str]) -> tuple[str, ...]:
     Args:
         module: the model.
         pattern: a path, a path with globs (`layer[1-4]`, `blocks.*.attn`), several of them, `auto` for the ends of
-            its stages, or `embedding` for what its last linear layer gets. `PATH:input` means what goes into a module.
+            its stages (`last`: the deepest), or `embedding` for what its last linear layer gets. `PATH:input` means
+            what goes into a module.
 
     Raises:
         UserError: a pattern fits no module; the message lists the near ones.
     """
-    if pattern == "auto":
+    if pattern in ("auto", "last"):
         return stage_ends(module)
     if pattern == "embedding":
         return (f"{head(module)[0]}:input",)

@@ -56,15 +56,19 @@ class Teacher:
         self.columns = None if columns is None else torch.tensor(columns)
         self._gives_probabilities: bool | None = None
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor, *, taps: Iterable[str] = (), logits: bool = True) -> Answer:
+    def __call__(self, images: Tensor, *, taps: Iterable[str] = (), logits: bool = True, graph: bool = False) -> Answer:
         """Answer a batch.
 
         Args:
             images: (N, C, H, W), as `preprocess` wants them.
             taps: module paths whose outputs are wanted too.
             logits: whether the logits are wanted; without them the forward stops at the deepest tap.
+            graph: keep the graph from the images to the answer, for losses that compare input gradients.
         """
+        with torch.set_grad_enabled(graph):
+            return self._answer(images, taps, logits)
+
+    def _answer(self, images: Tensor, taps: Iterable[str], logits: bool) -> Answer:
         self.model.eval()
         inputs = images if self.preprocess is None else self.preprocess(images)
         with tapped(self.model, taps, stop=not logits) as features:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps, without_autocast
+from understudy.losses.functional import ShapeMismatch
 
 # How many more directions the student may choose from than the teacher gives.
 _SPARE = 3
@@ -66,7 +67,7 @@ class KDSVD(nn.Module):
 
     def _directions(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         if student.shape[1] != teacher.shape[1]:
-            raise ValueError(
+            raise ShapeMismatch(
                 f"the student has {student.shape[1]} channels where the teacher has {teacher.shape[1]}: "
                 "tap equal ones, or add an adapter"
             )

@@ -31,6 +31,9 @@ class OFA(nn.Module):
         temperature: T.
     """
 
+    # The student's logits come last, behind its features; of the teacher there are logits at most.
+    with_logits = "student"
+
     def __init__(self, *, epsilon: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
         if temperature <= 0:

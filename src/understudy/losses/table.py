@@ -15,7 +15,7 @@ class Loss:
         formula: what it computes, in one line.
         paper: authors, title, year.
         link: where to read it.
-        taps: what it compares: `logits`, `features` or `embedding`.
+        taps: what it compares: `logits`, `features` at the ends of stages, the `last` of them, or the `embedding`.
         cost: what a step of it costs beside the two forwards.
         presets: settings by name; `default` is the paper's. `labels` is the weight of cross entropy on the labels,
             `weight` that of the loss, the rest are options of the class.
@@ -147,7 +147,7 @@ LOSSES: dict[str, Loss] = {
         formula="-α (p_s[y]² + 1 - mean p_s[y]²) log p_s[y] - β Σ_k r_k log q_s[k] + μ CE(head)",
         paper="Yang, Zeng, Li, Zhang, Yuan, Li: From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023",
         link="https://arxiv.org/abs/2303.13005",
-        taps="features",
+        taps="last",
         cost="one linear layer",
         presets={"default": {"labels": 1.0, "weight": 1.0, "alpha": 1.0, "beta": 0.1, "mu": 0.005}},
     ),
@@ -409,7 +409,7 @@ LOSSES: dict[str, Loss] = {
         formula="mean |M_s/‖M_s‖ - M_t/‖M_t‖|, M = max(0, Σ_c ᾱ_c F_c)",
         paper="Dhar, Singh, Peng, Wu, Chellappa: Learning without Memorizing, CVPR 2019",
         link="https://arxiv.org/abs/1811.08051",
-        taps="features",
+        taps="last",
         cost="a backward pass of each model and a second one of the student",
         presets={"default": {"labels": 1.0, "weight": 1.0}},
     ),
@@ -570,7 +570,7 @@ LOSSES: dict[str, Loss] = {
         paper="Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression Representation "
         "Learning, ICLR 2021",
         link="https://openreview.net/forum?id=ZzwDy_wiWv",
-        taps="features",
+        taps="last",
         cost="a 1×1 convolution and the teacher's last layer",
         presets={
             "default": {"labels": 1.0, "weight": 1.0, "features": 1.0, "logits": 1.0},
@@ -585,7 +585,7 @@ LOSSES: dict[str, Loss] = {
         paper="Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier, "
         "CVPR 2022",
         link="https://arxiv.org/abs/2203.14001",
-        taps="features",
+        taps="last",
         cost="three convolutions, which stay in the exported student",
         presets={
             "default": {"labels": 0.0, "weight": 1.0, "factor": 2},
@@ -610,7 +610,7 @@ LOSSES: dict[str, Loss] = {
         formula="mean (A_s - A_t)², A averaged to R × R positions and scaled to length 1",
         paper="Guo, Yan, Li, Lin: Class Attention Transfer Based Knowledge Distillation, CVPR 2023",
         link="https://arxiv.org/abs/2304.12777",
-        taps="features",
+        taps="last",
         presets={"default": {"labels": 1.0, "weight": 400.0, "resolution": 2}},
     ),
     "mgd": Loss(

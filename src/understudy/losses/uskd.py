@@ -28,6 +28,9 @@ class USKD(nn.Module):
         mu: weight of the head's own cross entropy, with labels smoothed by 0.1.
     """
 
+    # The student's logits come last, behind its features; of the teacher there are logits at most.
+    with_logits = "student"
+
     def __init__(self, *, alpha: float = 1.0, beta: float = 0.1, mu: float = 0.005) -> None:
         super().__init__()
         self.alpha = alpha

@@ -119,7 +119,9 @@ def _check_objective(path: tuple[str | int, ...], objective: Objective) -> Itera
         return
     entry = LOSSES[objective.loss]
     known = {*Objective.model_fields, *Method.model_fields}
-    yield from _check_options(path, objective.options, entry.module, entry.class_name, {}, known)
+    yield from _check_options(
+        path, objective.options, entry.module, entry.class_name, {"samples": "of the data"}, known
+    )
 
 
 def _check_options(

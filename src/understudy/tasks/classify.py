@@ -16,6 +16,7 @@ from understudy.losses import CrossEntropy
 from understudy.losses.table import LOSSES
 from understudy.models import Card, build
 from understudy.recipe.schema import Method, Model, Recipe, Train, Weight, WeightSchedule
+from understudy.recipe.signature import options
 from understudy.tasks.variants import distilled_arms, student_arms
 from understudy.train.arm import Arm, Role
 from understudy.train.loop import Scores, Stage
@@ -23,7 +24,7 @@ from understudy.train.loop import Scores, Stage
 METRIC = "accuracy"
 
 # Where a loss compares the models when the recipe does not say.
-_DEFAULT_TAPS = {"logits": None, "features": "auto", "embedding": "embedding"}
+_DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "embedding": "embedding"}
 
 
 class Classify:
@@ -187,9 +188,8 @@ class Classify:
             )
         for arm_name, method in distilled_arms(self.recipe).items():
             module = self.build("student", seed)
-            arms.append(
-                self._arm(arm_name, "distilled", module, objectives(method), teacher, settings, pace, on="students")
-            )
+            wanted = objectives(method, len(self.source.train))
+            arms.append(self._arm(arm_name, "distilled", module, wanted, teacher, settings, pace, on="students"))
         return self._stage(f"seed-{seed}", seed, tuple(arms), feeds, teacher)
 
     def _stage(
@@ -264,14 +264,27 @@ class Classify:
         }
 
 
-def objectives(method: Method) -> list[Objective]:
-    """Build a method's objectives: the labels with their weight, then its losses."""
+def objectives(method: Method, samples: int) -> list[Objective]:
+    """Build a method's objectives: the labels with their weight, then its losses.
+
+    Args:
+        method: as the recipe describes it.
+        samples: of the training set, for losses that keep something of each.
+    """
     built = [_labels(schedule(method.labels), method.label_smoothing)] if method.labels != 0 else []
     for described in method.objectives:
         entry = LOSSES[described.loss]
         kind = getattr(import_module(entry.module), entry.class_name)
+        if hasattr(kind, "predictor"):
+            raise UserError(
+                f"'{described.loss}' trains another student than it starts with (its `predictor`), which a run cannot "
+                "save yet: use the loss with us.Distiller in a loop of yours",
+                where=f"method '{method.name}'",
+            )
+        wanted = options(entry.module, entry.class_name)
+        given = {key: value for key, value in {"samples": samples}.items() if key in wanted} | described.options
         try:
-            loss = kind(**described.options)
+            loss = kind(**given)
         except (TypeError, ValueError) as error:
             raise UserError(str(error), where=f"method '{method.name}', loss '{described.loss}'") from None
         built.append(
@@ -279,7 +292,7 @@ def objectives(method: Method) -> list[Objective]:
                 loss,
                 schedule(described.weight),
                 student_tap=described.student or _DEFAULT_TAPS[entry.taps],
-                teacher_tap=described.teacher or _DEFAULT_TAPS[entry.taps],
+                teacher_tap=described.teacher,
                 name=described.loss,
             )
         )

@@ -1,0 +1,139 @@
+"""Features of unlike models meet: automatic pairs, adapters from shapes, logits beside features, input gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+import understudy as us
+from understudy.distill.adapters import make_adapter
+from understudy.distill.match import match
+from understudy.losses.table import LOSSES
+from understudy.models import build
+from understudy.recipe.schema import Model
+from understudy.tasks.classify import objectives
+
+
+def network(*widths: int, name: str = "cnn") -> nn.Module:
+    return build(Model(name=name, widths=list(widths)), classes=10, shape=(1, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ((3, 8), (3, 16)),
+        ((3, 8, 8, 8), (3, 16, 4, 4)),
+        ((3, 8, 4, 4), (3, 8, 8, 8)),
+        ((3, 17, 8), (3, 65, 12)),  # tokens with a class token in front
+        ((3, 17, 8), (3, 12, 8, 8)),  # tokens to a map
+        ((3, 12, 8, 8), (3, 17, 24)),  # a map to tokens
+    ],
+)
+def test_an_adapter_gives_the_teachers_shape_and_a_gradient(student, teacher):
+    feature = torch.randn(student, requires_grad=True)
+    adapter = make_adapter(torch.zeros(student), torch.zeros(teacher))
+    adapted = adapter(feature)
+    assert adapted.shape == teacher
+    adapted.square().sum().backward()
+    assert feature.grad is not None
+    assert feature.grad.abs().sum() > 0
+
+
+def test_equal_shapes_need_no_adapter_and_unlike_kinds_are_refused():
+    assert isinstance(make_adapter(torch.zeros(2, 8, 4, 4), torch.zeros(5, 8, 4, 4)), nn.Identity)
+    with pytest.raises(us.UserError, match="tap places of one kind"):
+        make_adapter(torch.zeros(2, 8), torch.zeros(2, 8, 4, 4))
+
+
+def test_resizing_by_an_adapter_is_average_pooling():
+    adapter = make_adapter(torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 4, 4))
+    feature = torch.randn(1, 2, 8, 8)
+    assert torch.allclose(adapter(feature), nn.functional.avg_pool2d(feature, 2))
+
+
+def test_pairs_are_made_by_resolution_then_by_depth():
+    student = {"stem": (2, 8, 32, 32), "a": (2, 8, 32, 32), "b": (2, 16, 16, 16), "pool": (2, 16)}
+    teacher = {"s1": (2, 64, 32, 32), "s2": (2, 128, 16, 16), "s3": (2, 256, 8, 8)}
+    assert match(student, teacher) == (("a", "b"), ("s1", "s2"))
+    other = {"x": (2, 4, 20, 20), "y": (2, 4, 10, 10), "z": (2, 4, 5, 5)}
+    assert match({"a": (2, 8, 32, 32), "b": (2, 16, 16, 16)}, other) == (("a", "b"), ("y", "z"))
+    tokens = {f"blocks.{i}": (2, 65, 192) for i in range(4)}
+    assert match(student, tokens)[0] == ("a", "b")
+
+
+def test_auto_pairs_a_convolutional_teacher_with_a_transformer():
+    timm = pytest.importorskip("timm")
+    vit = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=32,
+        patch_size=8,
+        embed_dim=24,
+        depth=4,
+        num_heads=2,
+        num_classes=10,
+        in_chans=1,
+    )
+    teacher = build(Model(name="cifar/resnet8x4"), classes=10, shape=(1, 32, 32))
+    objective = us.Objective(us.losses.PKD(), student_tap="auto")
+    distiller = us.Distiller(student=vit, teacher=teacher, objectives=[objective], example=torch.randn(2, 1, 32, 32))
+    assert len(objective.student_paths) == len(objective.teacher_paths) > 1
+    losses = distiller(torch.randn(4, 1, 32, 32))
+    losses.total.backward()
+    adapters = [parameter for name, parameter in distiller.named_parameters() if "adapters" in name]
+    assert adapters
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in adapters)
+
+
+def test_a_losss_own_weights_are_parameters_of_the_distiller_before_any_optimiser():
+    distiller = us.Distiller(
+        student=network(4, 8),
+        teacher=network(8, 16),
+        objectives=[us.Objective(us.losses.FitNet(), student_tap="auto")],
+        example=torch.randn(2, 1, 16, 16),
+    )
+    own = [name for name, _ in distiller.named_parameters() if name.startswith("objectives")]
+    assert own
+    state = distiller.state_dict()
+    assert set(own) <= set(state)
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"simkd", "afds", "lwm", "irg", "vitkd", "catkd"}))
+def test_every_method_trains_a_convolutional_pair_by_its_name_alone(name):
+    from understudy.recipe.methods import expand_method
+    from understudy.recipe.schema import Method
+
+    torch.manual_seed(0)
+    method = Method.model_validate(expand_method(name))
+    student = network(4, 8)
+    distiller = us.Distiller(
+        student=student,
+        teacher=network(8, 16),
+        objectives=objectives(method, samples=100),
+        example=torch.randn(4, 1, 16, 16),
+    )
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-3)
+    for step in range(2):
+        images, labels = torch.randn(8, 1, 16, 16), torch.arange(8) % 10
+        losses = distiller(images, labels, sample_ids=torch.arange(8) + 8 * step, step=step, epoch=1)
+        assert torch.isfinite(losses.total)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
+
+
+def test_taps_that_a_loss_cannot_compare_are_refused_at_construction():
+    with pytest.raises(us.UserError, match="cannot compare what is tapped"):
+        us.Distiller(
+            student=network(4, 8),
+            teacher=network(8, 16),
+            objectives=[us.Objective(us.losses.IRG(), student_tap="auto")],
+            example=torch.randn(2, 1, 16, 16),
+        )
+
+
+def test_a_method_whose_student_a_run_cannot_save_is_refused(tmp_path):
+    described = {"name": "x", "data": "digits", "teacher": "cnn", "student": "cnn", "method": "simkd"}
+    with pytest.raises(us.UserError, match="a run cannot"):
+        us.run(described, out=tmp_path / "x", quiet=True)
+    assert not (tmp_path / "x").exists()
