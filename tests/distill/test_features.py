@@ -62,16 +62,8 @@ def test_pairs_are_made_by_resolution_then_by_depth():
 
 def test_auto_pairs_a_convolutional_teacher_with_a_transformer():
     timm = pytest.importorskip("timm")
-    vit = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=32,
-        patch_size=8,
-        embed_dim=24,
-        depth=4,
-        num_heads=2,
-        num_classes=10,
-        in_chans=1,
-    )
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=10, in_chans=1, **small)
     teacher = build(Model(name="cifar/resnet8x4"), classes=10, shape=(1, 32, 32))
     objective = us.Objective(us.losses.PKD(), student_tap="auto")
     distiller = us.Distiller(student=vit, teacher=teacher, objectives=[objective], example=torch.randn(2, 1, 32, 32))
