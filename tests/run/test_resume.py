@@ -78,7 +78,7 @@ def run_with_stops(run, resume, recipe, monkeypatch, stops):
 @pytest.fixture(autouse=True)
 def same_pace(monkeypatch):
     """The ratio of times is measured with a clock: here it is always the same."""
-    monkeypatch.setattr(engine, "_seconds_a_step", lambda _stage, arms: 3.0 if len(arms) > 1 else 2.0)
+    monkeypatch.setattr(engine, "seconds_a_step", lambda _stage, arms: 3.0 if len(arms) > 1 else 2.0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,22 +1,19 @@
 """A rehearsal: everything is built, two real batches go through, a checkpoint is written and read; nothing is left."""
 
 import resource
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from understudy.recipe.schema import Recipe
+from understudy.run.measure import seconds_a_step
 from understudy.run.show import describe_data
 from understudy.run.start import machine, prepare
 from understudy.tasks.classify import Classify
 from understudy.train.checkpoint import Checkpoints
-from understudy.train.loop import Stage, train_step
-
-_SECONDS = 2.0
+from understudy.train.loop import Stage
 
 
 def dry_run(recipe: Recipe, console: Console) -> None:
@@ -55,15 +52,8 @@ def _dry_run(recipe: Recipe, console: Console) -> None:
 
 
 def _rehearse(stage: Stage) -> float:
-    """Steps on two batches and a checkpoint of the stage; the median seconds of a step."""
-    times: list[float] = []
-    ends = time.perf_counter() + _SECONDS
-    while len(times) < 2 or time.perf_counter() < ends:
-        began = time.perf_counter()
-        step = len(times) % 2
-        batches = {name: feed[step].to(stage.device) for name, feed in stage.feeds.items()}
-        train_step(stage, list(stage.arms), batches, 0, step)
-        times.append(time.perf_counter() - began)
+    """Steps on real batches and a checkpoint of the stage; the seconds of a step."""
+    seconds = seconds_a_step(stage, list(stage.arms))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
         before = {arm.name: arm.state() for arm in stage.arms}
@@ -76,7 +66,7 @@ def _rehearse(stage: Stage) -> float:
                 if not torch.equal(tensor.cpu(), after[arm.name]["distiller"][name]):
                     raise RuntimeError(f"the checkpoint holds another value of {name}")
             arm.load_state(after[arm.name])
-    return statistics.median(times[1:])  # the first one warms up
+    return seconds
 
 
 def _describe(name: str, stage: Stage, console: Console) -> None:

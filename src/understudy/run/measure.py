@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from understudy.train.arm import Arm
+from understudy.train.loop import Stage, steps, train_step
+
 
 def measure(module: nn.Module, example: Tensor) -> dict[str, Any]:
     """Size and cost of a model: parameters, multiply-adds, milliseconds and bytes.
@@ -70,3 +73,23 @@ def multiply_adds(module: nn.Module, example: Tensor) -> int:
         module(example)
     module.train(training)
     return counter.get_total_flops() // 2
+
+
+def seconds_a_step(stage: Stage, arms: list[Arm], *, seconds: float = 2.0) -> float:
+    """How long a training step takes, the teacher's share included; the arms are trained on by it.
+
+    Args:
+        stage: what they belong to.
+        arms: those to train.
+        seconds: how long to measure at least; one group of steps warms up before.
+    """
+    done = 0
+    began = time.perf_counter()
+    for step, (batches, answers) in enumerate(steps(stage, arms, 0, 0)):
+        if step == stage.ahead:
+            done, began = 0, time.perf_counter()
+        train_step(stage, arms, batches, 0, step, answers)
+        done += 1
+        if done % stage.ahead == 0 and step >= stage.ahead and time.perf_counter() - began > seconds:
+            break
+    return (time.perf_counter() - began) / done

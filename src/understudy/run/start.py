@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import statistics
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from understudy.errors import UserError
 from understudy.models import load, save
 from understudy.recipe.schema import Recipe, Train
 from understudy.report import write_report
-from understudy.run.measure import measure
+from understudy.run.measure import measure, seconds_a_step
 from understudy.run.result import Result
 from understudy.run.results import check_control, summarise
 from understudy.run.show import describe_data, first_batch, results_table
@@ -31,7 +29,7 @@ from understudy.tasks.variants import student_arms
 from understudy.train.checkpoint import write_atomically
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest, stop_on_signals
-from understudy.train.loop import Stage, fit, train_step
+from understudy.train.loop import fit
 from understudy.train.progress import Display
 
 
@@ -146,19 +144,9 @@ def _equal_time(task: Classify, folder: RunFolder, teacher: Teacher) -> float:
         stage = task.student_stage(task.recipe.seed, teacher)
         control = [arm for arm in stage.arms if arm.role == "control"]
         distilled = [arm for arm in stage.arms if arm.role == "distilled"][:1]
-        ratio = _seconds_a_step(stage, distilled) / _seconds_a_step(stage, control)
+        ratio = seconds_a_step(stage, distilled) / seconds_a_step(stage, control)
         write_atomically(path, json.dumps({"distilled_over_control": ratio}))
     return json.loads(path.read_text())["distilled_over_control"]
-
-
-def _seconds_a_step(stage: Stage, arms: list[Any], steps: int = 30) -> float:
-    feeds = {arm.feed: stage.feeds[arm.feed] for arm in arms}
-    times = []
-    for step in range(steps):
-        began = time.perf_counter()
-        train_step(stage, arms, {name: feed[step].to(stage.device) for name, feed in feeds.items()}, 0, step)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def _notes(teacher: Teacher, task: Classify) -> list[str]:

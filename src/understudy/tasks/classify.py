@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from math import prod
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from understudy.train.arm import Arm, Role
 from understudy.train.loop import Scores, Stage
 
 METRIC = "accuracy"
+_VALUES_AT_ONCE = 1_000_000
 
 # Where a loss compares the models when the recipe does not say.
 _DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "embedding": "embedding"}
@@ -106,15 +108,22 @@ class Classify:
         return preprocess(self.feed("students", 0)[0].images[:count].to(self.device))
 
     def as_teacher(self, module: nn.Module) -> Teacher:
-        """Freeze a model into a teacher that answers in chunks of the students' batch size.
+        """Freeze a model into a teacher that answers in chunks: of small images several batches, else a micro-batch.
 
         Raises:
             UserError: it knows other classes than the data.
         """
         train = self.recipe.train
-        chunk = -(-train.batch_size // train.accumulate)
+        chunk = -(-train.batch_size * self.ahead // train.accumulate)
         preprocess = self.preprocess("teacher", module)
         return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self._columns(module))
+
+    @property
+    def ahead(self) -> int:
+        """How many steps' batches the teacher answers at once: up to 256 images of a million values together."""
+        train = self.recipe.train
+        images = min(256, _VALUES_AT_ONCE // prod(self.splits.shape))
+        return max(1, images // train.batch_size) if train.accumulate == 1 else 1
 
     def _columns(self, module: nn.Module) -> list[int] | None:
         """Where a saved teacher names the same classes in another order: its logit for each of ours."""
@@ -206,6 +215,7 @@ class Classify:
             evaluate=self.evaluate,
             metric=METRIC,
             device=self.device,
+            ahead=self.ahead if teacher is not None else 1,
         )
 
     def _arm(

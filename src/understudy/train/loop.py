@@ -1,7 +1,7 @@
 """The one training loop. It reads top to bottom: batch, teacher's answer, each arm's step, evaluation, checkpoint."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Stage:
         evaluate: scores of an arm's model, by `validation` and `test`.
         metric: the score that epochs are chosen by.
         device: where it is trained.
+        ahead: how many steps' batches the teacher answers at once.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     evaluate: Callable[[Arm], Scores]
     metric: str
     device: torch.device
+    ahead: int = 1
 
     @property
     def epochs(self) -> int:
@@ -75,8 +77,8 @@ def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) ->
         for arm in active:
             arm.distiller.train()
         started, first = time.perf_counter(), step
-        for batches in _batches(stage, active, step, (epoch + 1) * stage.steps_per_epoch):
-            train_step(stage, active, batches, epoch, step)
+        for batches, answers in steps(stage, active, epoch, step):
+            train_step(stage, active, batches, epoch, step, answers)
             step += 1
             meter.advance()
             keeper.after_step(step)
@@ -98,7 +100,13 @@ def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) ->
         arm.finish()
 
 
-def train_step(stage: Stage, arms: list[Arm], batches: Mapping[str, Batch], epoch: int, step: int) -> None:
+Batches = Mapping[str, Batch]
+Answers = Mapping[str, Answer | None]
+
+
+def train_step(
+    stage: Stage, arms: list[Arm], batches: Batches, epoch: int, step: int, answers: Answers | None = None
+) -> None:
     """One step of every arm: the pixels are prepared once for each preprocessing, the teacher is asked once a feed.
 
     Args:
@@ -107,37 +115,69 @@ def train_step(stage: Stage, arms: list[Arm], batches: Mapping[str, Batch], epoc
         batches: one for each feed in use.
         epoch: counted from 0.
         step: counted from 0.
+        answers: the teacher's for each feed; by default it is asked here.
     """
     prepared: dict[Any, Tensor] = {}
-    answers: dict[str, Answer | None] = {}
+    answers = answers if answers is not None else _ask(stage, arms, [batches], epoch)[0]
     for arm in arms:
         batch = batches[arm.feed]
         view = (arm.feed, arm.preprocess)
         if view not in prepared:
             prepared[view] = arm.preprocess(batch.images)
-        if arm.feed not in answers:
-            answers[arm.feed] = _ask(stage.teacher, batch, [other for other in arms if other.feed == arm.feed], epoch)
         answer = answers[arm.feed] if arm.distiller.teacher is not None else None
         arm.step(batch, prepared[view], answer, seed=stage.seed, epoch=epoch, step=step)
 
 
-def _ask(teacher: Teacher | None, batch: Batch, arms: list[Arm], epoch: int) -> Answer | None:
-    """One teacher pass with all that the arms of a feed need of it."""
-    distillers = [arm.distiller for arm in arms if arm.distiller.asks_teacher(epoch)]
-    if teacher is None or not distillers:
-        return None
-    taps = dict.fromkeys(path for distiller in distillers for path in distiller.teacher_taps)
-    logits = any(distiller.needs_teacher_logits for distiller in distillers)
-    precision = next(arm.settings.precision for arm in arms if arm.distiller in distillers)
-    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return teacher(batch.images, taps=taps, logits=logits)
+def steps(stage: Stage, arms: list[Arm], epoch: int, start: int) -> Iterator[tuple[Batches, Answers]]:
+    """The batches of an epoch from a step on, with the teacher's answers to them.
 
+    Of small images the teacher is asked about several steps' batches at once: a large teacher's weights then pass
+    through the processor's caches once for all of them, and leave the students' steps between undisturbed.
 
-def _batches(stage: Stage, arms: list[Arm], start: int, end: int) -> Iterator[dict[str, Batch]]:
+    Args:
+        stage: what is trained.
+        arms: those still in training.
+        epoch: counted from 0.
+        start: the first step wanted; steps are asked about in the same groups wherever it lies.
+    """
+    first, end = epoch * stage.steps_per_epoch, (epoch + 1) * stage.steps_per_epoch
+    group_start = start - (start - first) % stage.ahead
     workers = max(arm.settings.workers for arm in arms)
-    sources = {name: stage.feeds[name].batches(start, end, workers) for name in {arm.feed: None for arm in arms}}
-    for _ in range(start, end):
-        yield {name: next(source).to(stage.device) for name, source in sources.items()}
+    feeds = dict.fromkeys(arm.feed for arm in arms)
+    sources = {name: stage.feeds[name].batches(group_start, end, workers) for name in feeds}
+    for here in range(group_start, end, stage.ahead):
+        group = [
+            {name: next(source).to(stage.device) for name, source in sources.items()}
+            for _ in range(min(stage.ahead, end - here))
+        ]
+        answers = _ask(stage, arms, group, epoch)
+        skipped = max(0, start - here)
+        yield from zip(group[skipped:], answers[skipped:], strict=True)
+
+
+def _ask(stage: Stage, arms: list[Arm], group: Sequence[Batches], epoch: int) -> list[Answers]:
+    """One teacher pass a feed over a group of batches, with all that the feed's arms need of it."""
+    answers: list[dict[str, Answer | None]] = [{} for _ in group]
+    for feed in group[0]:
+        asking = [arm for arm in arms if arm.feed == feed and arm.distiller.asks_teacher(epoch)]
+        told = _answers(stage.teacher, [batches[feed] for batches in group], asking)
+        for mine, answer in zip(answers, told, strict=True):
+            mine[feed] = answer
+    return list(answers)
+
+
+def _answers(teacher: Teacher | None, batches: list[Batch], asking: list[Arm]) -> Sequence[Answer | None]:
+    if teacher is None or not asking:
+        return [None] * len(batches)
+    taps = dict.fromkeys(path for arm in asking for path in arm.distiller.teacher_taps)
+    logits = any(arm.distiller.needs_teacher_logits for arm in asking)
+    images = batches[0].images if len(batches) == 1 else torch.cat([batch.images for batch in batches])
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=asking[0].settings.precision == "bf16"):
+        answer = teacher(images, taps=taps, logits=logits)
+    if len(batches) == 1:
+        return [answer]
+    rows = torch.arange(len(images), device=images.device).split([len(batch) for batch in batches])
+    return [answer.at(part) for part in rows]
 
 
 def _end_epoch(stage: Stage, arm: Arm, log: Log, epoch: int, step: int) -> None:
