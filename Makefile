@@ -10,7 +10,7 @@ quickstart: $(BIN)/.installed
 
 test: $(BIN)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(BIN)/.installed
@@ -20,7 +20,7 @@ lint format: $(BIN)/.installed
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 types: $(BIN)/.installed
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Versions come from constraints.txt. Bytecode is compiled once, so that commands start fast wherever they run.
 $(BIN)/.installed: pyproject.toml constraints.txt
