@@ -3,6 +3,8 @@
 from html import escape
 from statistics import fmean
 
+import yaml
+
 from understudy.report import format as shown
 from understudy.report import markup
 from understudy.report.contents import Metric, Model, Run
@@ -10,6 +12,8 @@ from understudy.report.looks import colours
 from understudy.report.verdict import outcome
 
 _COSTS = ["Parameters", "MACs", "Latency, batch 1", "Size on disk"]
+
+_MOST_EPOCHS = 4
 
 
 def score_table(run: Run) -> str:
@@ -24,6 +28,8 @@ def score_table(run: Run) -> str:
     if not run.models:
         return ""
     epochs = sorted({epoch for model in run.models for seed in _seeds(model, run) for epoch in seed.at})
+    if len(epochs) > _MOST_EPOCHS:  # the learning curves show them all: columns are for those the recipe asks for
+        epochs = [epoch for epoch in epochs if epoch in _read_at(run)]
     columns = ["Model", "Role", *_COSTS, f"{run.metric}, last epoch", "best epoch"]
     columns += [f"epoch {epoch}" for epoch in epochs] + ["to the control"]
     rows = [_row(run, model, epochs) for model in run.models]
@@ -115,3 +121,11 @@ def _selection_hint(run: Run) -> str:
     else:
         return ""
     return markup.hint(text + " The verdict compares last epochs.")
+
+
+def _read_at(run: Run) -> list[int]:
+    """The epochs whose scores the recipe wants to be read."""
+    try:
+        return list(yaml.safe_load(run.recipe)["train"]["read_at"])
+    except (yaml.YAMLError, KeyError, TypeError):
+        return []
