@@ -7,8 +7,6 @@ import typer
 
 from understudy.errors import UserError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -24,17 +22,14 @@ def predict(
     for path in images:
         if not path.exists():
             raise UserError("there is no such image or folder", where=path)
-    files = [file for path in images for file in (_inside(path) if path.is_dir() else [path])]
-    if not files:
-        raise UserError("holds no images", where=", ".join(map(str, images)))
     if not Path(model).is_dir():
         raise UserError("no such folder: give that of a saved model or of a run", where=model)
 
+    from understudy.data.folder import image_files
     from understudy.evaluate import predict as answer
 
+    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise UserError("holds no images", where=", ".join(map(str, images)))
     for file, classes in zip(files, answer(model, files, top=top), strict=True):
         print(f"{file}: " + "  ".join(f"{name} {chance:.3f}" for name, chance in classes))
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
