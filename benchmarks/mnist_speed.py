@@ -20,7 +20,7 @@ from torchvision.transforms import ToTensor
 
 from common import describe_machine, record
 from understudy.recipe.reader import read_recipe
-from understudy.run.start import prepare
+from understudy.tasks.classify.run import prepare
 from understudy.train.loop import steps as steps_of
 from understudy.train.loop import train_step
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    task = prepare(read_recipe("mnist-seed-000", ["control=none"]), {})
+    task = prepare(read_recipe("mnist-seed-000", ["control=none"]), {}).task
     teacher = task.build("teacher", 0).eval()
     rows = []
     for number in range(arguments.rounds + 1):

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 Outcome = Literal["helped", "hurt", "none", "untested"]
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,11 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def verdicts(
-    metric: str, control: Mapping[int, float], distilled: Mapping[str, Mapping[int, float]]
+    metric: str,
+    control: Mapping[int, float],
+    distilled: Mapping[str, Mapping[int, float]],
+    *,
+    better: Better = "higher",
 ) -> dict[str, Verdict]:
     """Compare distilled arms with the control, seed by seed.
 
@@ -94,6 +99,7 @@ def verdicts(
         metric: name of the score.
         control: score by seed.
         distilled: for each arm, score by seed.
+        better: `higher` for fractions such as accuracy, `lower` for distances.
 
     Returns:
         A verdict for each arm. The interval is that arm's own; whether a difference is called shown is decided by
@@ -107,8 +113,9 @@ def verdicts(
     found = {}
     for name, values in differences.items():
         mean, interval = mean_interval(values)
-        outcome = _outcome(mean, p_values[name])
-        text = _in_words(outcome, metric, mean, interval, len(values), p_values[name], len(differences))
+        outcome = _outcome(mean if better == "higher" else -mean, p_values[name])
+        told = _Told(metric, better, mean, interval, len(values), p_values[name], len(differences))
+        text = told.in_words(outcome)
         found[name] = Verdict(metric, mean, interval, len(values), p_values[name], outcome, text)
     return found
 
@@ -127,24 +134,33 @@ def _outcome(mean: float, p: float | None) -> Outcome:
     return "helped" if mean > 0 else "hurt"
 
 
-def _in_words(
-    outcome: Outcome,
-    metric: str,
-    mean: float,
-    interval: tuple[float, float] | None,
-    seeds: int,
-    p: float | None,
-    compared: int,
-) -> str:
-    points = f"{abs(100 * mean):.2f} points of test {metric}"
-    if interval is None or p is None:
-        direction = "more" if mean >= 0 else "less"
-        return f"Not tested: one seed gave {points} {direction}, and one seed proves nothing. Run more: seeds=5."
-    spread = f"95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}, {seeds} seeds"
-    if compared > 1:
-        spread += f", p corrected for {compared} comparisons {p:.3g}"
-    if outcome == "none":
-        return f"No difference could be shown: {100 * mean:+.2f} points of test {metric} ({spread})."
-    if outcome == "helped":
-        return f"Distillation helped: {points} more than the student alone ({spread})."
-    return f"Distillation hurt: {points} less than the student alone ({spread})."
+@dataclass(frozen=True)
+class _Told:
+    """A comparison on its way into words: fractions are told in points, distances as they are."""
+
+    metric: str
+    better: Better
+    mean: float
+    interval: tuple[float, float] | None
+    seeds: int
+    p: float | None
+    compared: int
+
+    def in_words(self, outcome: Outcome) -> str:
+        amount, direction = self._amount(abs(self.mean), ""), "more" if self.mean >= 0 else "less"
+        if self.interval is None or self.p is None:
+            return f"Not tested: one seed gave {amount} {direction}, and one seed proves nothing. Run more: seeds=5."
+        low, high = (self._number(value, "+") for value in self.interval)
+        spread = f"95 % interval {low} to {high}, {self.seeds} seeds"
+        if self.compared > 1:
+            spread += f", p corrected for {self.compared} comparisons {self.p:.3g}"
+        if outcome == "none":
+            return f"No difference could be shown: {self._amount(self.mean, '+')} ({spread})."
+        return f"Distillation {outcome}: {amount} {direction} than the student alone ({spread})."
+
+    def _amount(self, value: float, sign: str) -> str:
+        unit = "points of " if self.better == "higher" else ""
+        return f"{self._number(value, sign)} {unit}test {self.metric}"
+
+    def _number(self, value: float, sign: str) -> str:
+        return f"{100 * value:{sign}.2f}" if self.better == "higher" else f"{value:{sign}.3g}"

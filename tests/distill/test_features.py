@@ -10,7 +10,7 @@ from understudy.distill.match import match
 from understudy.losses.table import LOSSES
 from understudy.models import build
 from understudy.recipe.schema import Model
-from understudy.tasks.classify import objectives
+from understudy.tasks.classify.task import objectives
 
 
 def network(*widths: int, name: str = "cnn") -> nn.Module:

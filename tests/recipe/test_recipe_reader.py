@@ -236,7 +236,7 @@ def test_a_long_value_is_quoted_short(read, text):
 
 def test_a_grid_key_needs_only_one_method_that_has_it(read, text):
     recipe = read(text, "method=[kd, logits]", "grid={temperature: [2, 4]}")
-    from understudy.tasks.variants import distilled_arms
+    from understudy.tasks.classify.variants import distilled_arms
 
     arms = distilled_arms(recipe)
     assert list(arms) == ["student_kd-temperature-2", "student_kd-temperature-4", "student_logits"]

@@ -30,7 +30,7 @@ def recipe(small_recipe, tmp_path):
 LAUNCHER = """
 import json, os, sys
 import accelerate, scipy.stats, sklearn.datasets, torch._dynamo, torchvision
-import understudy.tasks.classify
+import understudy.tasks.classify.run
 from understudy.run import start as engine
 from understudy.cli import main
 engine.write_report = lambda folder: folder  # seconds that have nothing to do with kills

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from understudy.errors import UserError
-from understudy.run.results import check_control, summarise
+from understudy.tasks.classify.results import check_control, summarise
 from understudy.train.folder import Log, RunFolder, resolved
 
 FACTS = {"role": "distilled", "parameters": 1, "macs": 1, "latency_ms": 1.0, "size_bytes": 4}

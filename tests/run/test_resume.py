@@ -6,6 +6,7 @@ import pytest
 
 from understudy.errors import Interrupted, RunError, UserError
 from understudy.run import start as engine
+from understudy.tasks.classify import run as classify
 from understudy.train.guard import StopRequest
 from understudy.train.loop import _Keeper
 
@@ -78,7 +79,7 @@ def run_with_stops(run, resume, recipe, monkeypatch, stops):
 @pytest.fixture(autouse=True)
 def same_pace(monkeypatch):
     """The ratio of times is measured with a clock: here it is always the same."""
-    monkeypatch.setattr(engine, "seconds_a_step", lambda _stage, arms: 3.0 if len(arms) > 1 else 2.0)
+    monkeypatch.setattr(classify, "seconds_a_step", lambda _stage, arms: 3.0 if len(arms) > 1 else 2.0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -93,7 +93,7 @@ def test_only_the_newest_are_kept_and_only_safetensors_and_json(saved):
     assert step_of(saved.latest()) == 3
 
 
-STEPS = ["write_tensors", "Path.write_text", "_sha256", "sync", "Path.rename", "shutil.rmtree"]
+STEPS = ["write_tensors", "Path.write_text", "sha256", "sync", "Path.rename", "shutil.rmtree"]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -7,7 +7,7 @@ import torch
 from understudy.distill import Teacher
 from understudy.errors import RunError
 from understudy.recipe.reader import Source, build_recipe
-from understudy.tasks.classify import Classify
+from understudy.tasks.classify.task import Classify
 from understudy.train.arm import Arm
 from understudy.train.folder import RunFolder, read_log
 from understudy.train.guard import StopRequest

@@ -31,6 +31,11 @@ def test_constant():
     assert curve() == [0.4] * 30
 
 
+def test_linear_to_its_floor():
+    expected = [0.1 + 0.3 * (1 - step / 30) for step in range(30)]
+    assert curve(schedule="linear", min_lr=0.1) == pytest.approx(expected)
+
+
 def test_cosine_to_its_floor():
     expected = [0.1 + 0.3 * (1 + math.cos(math.pi * step / 30)) / 2 for step in range(30)]
     assert curve(schedule="cosine", min_lr=0.1) == pytest.approx(expected)

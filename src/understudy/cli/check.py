@@ -19,5 +19,4 @@ def check(recipe: RecipeName, overrides: Overrides = None, packages: Import = No
 
     import_packages(packages)
     found = read_recipe(recipe, overrides or [])
-    methods = ", ".join(method.name for method in found.method)
-    print(f"{recipe}: sound. {found.teacher.name} teaches {found.student.name} on {found.data.name} by {methods}")
+    print(f"{recipe}: sound. {found.summary}")

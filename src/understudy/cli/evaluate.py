@@ -1,7 +1,7 @@
 """`understudy evaluate`: score a saved model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +35,8 @@ def evaluate(
         home = next((place for place in (Path(model), *Path(model).parents) if (place / "recipe.yaml").is_file()), None)
         if home is None:
             raise UserError("name the data with --data: the model is in no run folder", where=model)
-        described = read_recipe(home / "recipe.yaml", files=False).data.model_dump(mode="json")
+        recipe: Any = read_recipe(home / "recipe.yaml", files=False)
+        described = recipe.data.model_dump(mode="json")
         origin = str(home / "recipe.yaml")
     else:
         described, origin = {"name": data}, f"--data {data}"

@@ -18,7 +18,6 @@ def recipes() -> None:
     console = Console(highlight=False)
     for name in shipped():
         recipe = read_recipe(name, files=False)
-        what = f"{recipe.teacher.name} teaches {recipe.student.name} on {recipe.data.name}"
-        console.print(f"[bold]{name}[/bold]  [dim]{what}[/dim]")
+        console.print(f"[bold]{name}[/bold]  [dim]{recipe.summary}[/dim]")
         console.print(Padding(recipe.about, (0, 0, 0, 4)))
     console.print("\nunderstudy run NAME, or understudy init NAME to start a recipe of your own from it")

@@ -30,9 +30,9 @@ def run(
         from rich.console import Console
 
         from understudy.recipe.reader import read_recipe
-        from understudy.run.dry import dry_run as try_out
+        from understudy.run.start import rehearse
 
-        try_out(read_recipe(recipe, overrides or []), Console())
+        rehearse(read_recipe(recipe, overrides or []), Console())
         return
     execute(recipe, overrides or [], out=out, quiet=quiet)
 

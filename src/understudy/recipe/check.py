@@ -12,16 +12,15 @@ from understudy.errors import UserError, did_you_mean
 from understudy.losses.table import LOSSES
 from understudy.models.table import MODELS, PREFIXES, REGISTERED
 from understudy.recipe.methods import grid_option
-from understudy.recipe.schema import Data, Method, Model, Objective, Recipe
+from understudy.recipe.problem import Problem
+from understudy.recipe.schema import ClassifyRecipe, Data, Method, Model, Objective
 from understudy.recipe.signature import Option, in_words, options, shown, wrong_type
-
-Problem = tuple[tuple[str | int, ...], str]
 
 # What `path` must be for the sources that have one; a data set of the hub may also be a name.
 _PATHS = {"folder": "folder", "csv": "file", "mnist": "file or folder", "fashion-mnist": "file or folder"}
 
 
-def check(recipe: Recipe, *, files: bool = True) -> Iterator[Problem]:
+def check(recipe: ClassifyRecipe, *, files: bool = True) -> Iterator[Problem]:
     """Find what the schema cannot see: unknown names and options, files that are missing or no weights.
 
     Args:
@@ -145,7 +144,7 @@ def _check_options(
             yield (*path, key), "is missing"
 
 
-def _check_teacher_train(recipe: Recipe) -> Iterator[Problem]:
+def _check_teacher_train(recipe: ClassifyRecipe) -> Iterator[Problem]:
     from pydantic import ValidationError
 
     try:
@@ -161,7 +160,7 @@ def _check_teacher_train(recipe: Recipe) -> Iterator[Problem]:
         yield ("teacher", "train", key), message
 
 
-def _check_control(recipe: Recipe) -> Iterator[Problem]:
+def _check_control(recipe: ClassifyRecipe) -> Iterator[Problem]:
     if recipe.control == "none" or isinstance(recipe.control, tuple):
         return
     if not exists(f"{recipe.control}/results.json", "file"):
@@ -171,7 +170,7 @@ def _check_control(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def _check_grid(recipe: Recipe) -> Iterator[Problem]:
+def _check_grid(recipe: ClassifyRecipe) -> Iterator[Problem]:
     losses = dict.fromkeys(objective.loss for method in recipe.method for objective in method.objectives)
     for key, values in recipe.grid.items():
         taking = [option for loss in losses if (option := grid_option(loss, key))]

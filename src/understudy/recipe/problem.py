@@ -5,18 +5,24 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from understudy.errors import UserError, did_you_mean
-from understudy.recipe.schema import Part, Recipe
+from understudy.recipe.schema import ClassifyRecipe, Part
 from understudy.recipe.signature import in_words, shown
 from understudy.recipe.source import KeyPath, Source, dotted
 
+# The path of a value and what is wrong with it, in one line.
+Problem = tuple[KeyPath, str]
 
-def first_problem(error: ValidationError, section: KeyPath, source: Source) -> UserError:
+
+def first_problem(
+    error: ValidationError, section: KeyPath, source: Source, recipe: type[Part] = ClassifyRecipe
+) -> UserError:
     """The error for the likeliest cause among all that pydantic complains about.
 
     Args:
         error: what validating gave.
         section: the path of what was validated.
         source: where the data came from.
+        recipe: the class of the whole, for the keys that a section may have.
     """
     details: list[Any] = sorted(error.errors(include_url=False), key=_unlikeliness)
     paths = [_known_path((*section, *detail["loc"]), detail["type"], source.data) for detail in details]
@@ -32,7 +38,7 @@ def first_problem(error: ValidationError, section: KeyPath, source: Source) -> U
     beside = [other for other, place in zip(details, paths, strict=True) if place == path]
     others = len({place[:2] for place in paths if place[: len(path)] != path and path[: len(place)] != place})
     more = f" (and {others} more to mend)" if others else ""
-    return UserError(f"{dotted(path)}: {_message(beside, path)}{more}", where=source.where(path))
+    return UserError(f"{dotted(path)}: {_message(beside, path, recipe)}{more}", where=source.where(path))
 
 
 def as_written(path: KeyPath, data: dict[str, Any]) -> KeyPath:
@@ -71,10 +77,10 @@ def _known_path(location: KeyPath, kind: str, data: Any) -> KeyPath:
     return tuple(path)
 
 
-def _message(details: list[Any], path: KeyPath) -> str:
+def _message(details: list[Any], path: KeyPath, recipe: type[Part]) -> str:
     kind, value = details[0]["type"], details[0].get("input")
     if kind == "extra_forbidden":
-        return f"unknown key, {did_you_mean(str(path[-1]), _keys_beside(path))}"
+        return f"unknown key, {did_you_mean(str(path[-1]), _keys_beside(path, recipe))}"
     if kind == "missing":
         return "is missing"
     if kind == "string_pattern_mismatch":
@@ -83,9 +89,9 @@ def _message(details: list[Any], path: KeyPath) -> str:
     return f"{wanted.replace(' or should be', ' or')}, not {shown(value)}"
 
 
-def _keys_beside(path: KeyPath) -> list[str]:
+def _keys_beside(path: KeyPath, recipe: type[Part]) -> list[str]:
     """The keys that the section around a path may have."""
-    section: Any = Recipe
+    section: Any = recipe
     for part in path[:-1]:
         if isinstance(part, int) or section is None:
             continue

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from understudy.errors import UserError, did_you_mean
-from understudy.recipe.check import Problem, check, data_problems, exists, model_problems
-from understudy.recipe.problem import as_written, first_problem
-from understudy.recipe.schema import Data, Model, Part, Recipe
+from understudy.recipe.check import data_problems, exists, model_problems
+from understudy.recipe.problem import Problem, as_written, first_problem
+from understudy.recipe.schema import ClassifyRecipe, Data, Model, Part, Recipe
 from understudy.recipe.source import KeyPath, Source, dotted, override, parse
+from understudy.recipe.tasks import TASKS, task_of
 
 __all__ = [
     "Source", "build_recipe", "find_recipe", "parse", "read_data", "read_model", "read_recipe", "read_source",
@@ -61,8 +62,12 @@ def build_recipe(source: Source, overrides: list[str] | tuple[str, ...] = (), *,
     """
     for text in overrides:
         override(source, text)
-    recipe = _validate(Recipe, source.data, (), source)
-    _raise_first(check(recipe, files=files), source)
+    name = task_of(source.data)
+    if name not in TASKS:
+        raise UserError(f"task: unknown task '{name}', {did_you_mean(name, TASKS)}", where=source.where(("task",)))
+    task = TASKS[name]
+    recipe = _validate(task.recipe_class, source.data, (), source, task.recipe_class)
+    _raise_first(task.find_problems(recipe, files=files), source)
     return recipe
 
 
@@ -120,11 +125,13 @@ def find_recipe(name: str | Path) -> Path:
     raise UserError(f"there is no such recipe, {did_you_mean(str(name), shipped())}", where=name)
 
 
-def _validate(kind: type[_Section], data: Any, path: KeyPath, source: Source) -> _Section:
+def _validate(
+    kind: type[_Section], data: Any, path: KeyPath, source: Source, recipe: type[Recipe] = ClassifyRecipe
+) -> _Section:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise first_problem(error, path, source) from None
+        raise first_problem(error, path, source, recipe) from None
 
 
 def _raise_first(problems: Iterator[Problem], source: Source) -> None:

@@ -98,7 +98,17 @@ def _is_device(word: str) -> str:
     return word
 
 
-class Train(Part):
+class Machine(Part):
+    """What a run asks of the machine it is on; of these only `threads` and `deterministic` touch the result's bits."""
+
+    deterministic: Switch = False
+    threads: Positive | None = None
+    workers: Annotated[int, Strict(), Field(ge=0)] = 0
+    device: Annotated[str, AfterValidator(_is_device)] = "auto"
+    checkpoint_seconds: NonNegative = 30.0
+
+
+class Train(Machine):
     """How a model is trained. `batch_size` is that of a whole step, over all processes and micro-batches."""
 
     epochs: Positive = 30
@@ -109,7 +119,7 @@ class Train(Part):
     momentum: Share = 0.9
     nesterov: Switch = False
     betas: tuple[Share, Share] = (0.9, 0.999)
-    schedule: Literal["constant", "cosine", "step", "plateau"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "step", "plateau"] = "constant"
     schedule_per: Literal["step", "epoch"] = "step"
     warmup_epochs: NonNegative = 0.0
     min_lr: NonNegative = 0.0
@@ -123,11 +133,6 @@ class Train(Part):
     early_stop: Positive | None = None
     read_at: tuple[Positive, ...] = ()
     evaluate_every: Positive = 1
-    deterministic: Switch = False
-    threads: Positive | None = None
-    workers: Annotated[int, Strict(), Field(ge=0)] = 0
-    device: Annotated[str, AfterValidator(_is_device)] = "auto"
-    checkpoint_seconds: NonNegative = 30.0
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "Train":
@@ -201,20 +206,37 @@ class Method(Part):
 
 
 class Recipe(Part):
-    """The typed description of an experiment."""
+    """The typed description of an experiment: what every task's recipe begins with."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     about: str = ""
-    task: Literal["classify"] = "classify"
+    task: str
+    train: Machine = Machine()
+    seeds: Positive = 3
+    seed: Annotated[int, Strict(), Field(ge=0)] = 0
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of its students."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        return f"{self.name}, a recipe for the task {self.task}"
+
+
+class ClassifyRecipe(Recipe):
+    """Image classification: a teacher, a student, what the student learns from, and what it is compared with."""
+
+    task: Literal["classify"] = "classify"  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
     data: Data
     teacher: Teacher
     student: Model
     method: tuple[Method, ...]
-    train: Train = Train()
+    train: Train = Train()  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
     control: tuple[Literal["train", "label_smoothing", "equal_time"], ...] | Literal["none"] | str = ("train",)
     grid: dict[str, tuple[Any, ...]] = {}
-    seeds: Positive = 3
-    seed: Annotated[int, Strict(), Field(ge=0)] = 0
     teacher_seeds: Positive = 1
 
     @model_validator(mode="before")
@@ -230,7 +252,7 @@ class Recipe(Part):
         return value
 
     @model_validator(mode="after")
-    def _names_differ(self) -> "Recipe":
+    def _names_differ(self) -> "ClassifyRecipe":
         names = [method.name for method in self.method]
         if not names:
             raise ValueError("method: is empty, name at least one, such as 'kd'")
@@ -243,6 +265,12 @@ class Recipe(Part):
         if isinstance(self.control, tuple) and len(set(self.control)) < len(self.control):
             raise ValueError("control: names one twice")
         return self
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        methods = ", ".join(method.name for method in self.method)
+        return f"{self.teacher.name} teaches {self.student.name} on {self.data.name} by {methods}"
 
     @property
     def teacher_train(self) -> Train:

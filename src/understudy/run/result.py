@@ -4,12 +4,10 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
-from torch import nn
 
-from understudy.models import load
 from understudy.run.show import results_table
 from understudy.train.folder import read_log
 
@@ -29,14 +27,14 @@ class Result:
     objects: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def student(self) -> nn.Module:
+    def student(self) -> Any:
         """The best distilled student (first seed), in evaluation mode."""
-        return load(self.folder / "student", given=self.objects.get("student"))
+        return self._load("student")
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Any:
         """The teacher, in evaluation mode."""
-        return load(self.folder / "teacher", given=self.objects.get("teacher"))
+        return self._load("teacher")
 
     @property
     def verdict(self) -> str:
@@ -54,6 +52,11 @@ class Result:
         """The metrics of each arm and seed, as they were logged: `NAME/seed-K` to rows."""
         logs = sorted(self.folder.glob("arms/*/seed-*/metrics.jsonl"))
         return {f"{log.parent.parent.name}/{log.parent.name}": read_log(log) for log in logs}
+
+    def _load(self, which: Literal["teacher", "student"]) -> Any:
+        from understudy.run.start import runner_of
+
+        return runner_of(self.results["task"]).load(self.folder / which, given=self.objects.get(which))
 
     def __str__(self) -> str:
         return f"{self._record().export_text()}{self.verdict}\n{self.folder}"

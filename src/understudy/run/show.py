@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from understudy.data import Preprocess, Splits, Subset
     from understudy.distill import Teacher
     from understudy.recipe.schema import Augment
-    from understudy.tasks.classify import Classify
+    from understudy.tasks.classify.task import Classify
 
 _TILE, _COLUMNS, _CAPTION = 96, 8, 30
 

@@ -1,8 +1,6 @@
 """Checkpoints: safetensors and JSON only, written whole or not at all, checked when read."""
 
-import hashlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from understudy.models.store import write_tensors
+from understudy.train.files import sha256, sync
 
 _TENSOR = "@tensor"
 
@@ -83,7 +82,7 @@ class Checkpoints:
             plain = pack(state, tensors)
             write_tensors(tensors, partial / "state.safetensors")
             (partial / "state.json").write_text(json.dumps(plain))
-            sums = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
+            sums = {file.name: sha256(file) for file in sorted(partial.iterdir())}
             (partial / "manifest.json").write_text(json.dumps({"sha256": sums}, indent=2))
             for file in partial.iterdir():
                 sync(file)
@@ -106,45 +105,18 @@ class Checkpoints:
                 print(f"{folder}: damaged ({error}), the one before it is looked for", file=sys.stderr)
         return None
 
-    def clear(self) -> None:
-        """Remove all checkpoints: their stage is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _read(self, folder: Path) -> dict[str, Any]:
         sums = json.loads((folder / "manifest.json").read_text())["sha256"]
         if set(sums) != {"state.json", "state.safetensors"}:
             raise ValueError("its manifest names other files")
         for name, wanted in sums.items():
-            if _sha256(folder / name) != wanted:
+            if sha256(folder / name) != wanted:
                 raise ValueError(f"{name} is not what was written")
         tensors = load_file(folder / "state.safetensors")
         return unpack(json.loads((folder / "state.json").read_text()), tensors)
 
     def _numbered(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*") if path.name.isdigit())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file so that a reader finds the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text)
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def all_finite(tensors: dict[str, Tensor]) -> bool:

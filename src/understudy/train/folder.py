@@ -5,18 +5,23 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from understudy.errors import UserError
 from understudy.recipe.reader import build_recipe, parse
 from understudy.recipe.schema import Recipe
-from understudy.train.checkpoint import Checkpoints, sync, write_atomically
+from understudy.train.files import sync, write_atomically
+
+if TYPE_CHECKING:
+    from understudy.train.checkpoint import Checkpoints
 
 _RECORDED = ("understudy", "torch", "torchvision", "numpy", "timm", "transformers", "accelerate")
 
@@ -30,7 +35,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @cached_property
+    def checkpoints(self) -> "Checkpoints":
+        """Where stages that are trained by our loop go on from."""
+        from understudy.train.checkpoint import Checkpoints  # needs torch, which a guest's run may do without
+
+        return Checkpoints(self.path / "checkpoints")
 
     @classmethod
     def create(cls, recipe: Recipe, out: Path | None) -> "RunFolder":
@@ -96,7 +107,7 @@ class RunFolder:
         """Note that a stage is done, then drop its checkpoints."""
         stages = [*self.finished_stages, name]
         write_atomically(self.path / "stages.json", json.dumps({"finished": stages}))
-        self.checkpoints.clear()
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def results(self) -> dict[str, Any] | None:
         """The results of a finished run, or None."""

@@ -28,7 +28,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Train) -> torch
 def rate_factor(settings: Train, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
     """The learning rate at each step as a share of the recipe's: a closed form, so resuming needs no history.
 
-    Linear warm-up, then constant, cosine down to `min_lr`, or times gamma after each milestone. With
+    Linear warm-up, then constant, linear or cosine down to `min_lr`, or times gamma after each milestone. With
     `schedule_per: epoch` the rate is held during an epoch.
 
     Args:
@@ -48,9 +48,11 @@ def rate_factor(settings: Train, steps_per_epoch: int, epochs: int) -> Callable[
         if epoch < settings.warmup_epochs:
             # The first step already moves: (step + 1), not step.
             return (step + 1) / (settings.warmup_epochs * steps_per_epoch + 1)
+        done = min(1.0, (epoch - settings.warmup_epochs) / max(epochs - settings.warmup_epochs, 1e-12))
+        if settings.schedule == "linear":
+            return floor + (1 - floor) * (1 - done)
         if settings.schedule == "cosine":
-            done = (epoch - settings.warmup_epochs) / max(epochs - settings.warmup_epochs, 1e-12)
-            return floor + (1 - floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+            return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
         if settings.schedule == "step":
             return max(floor, settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones))
         return 1.0

@@ -3,35 +3,29 @@
 import resource
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 
-from understudy.recipe.schema import Recipe
 from understudy.run.measure import seconds_a_step
 from understudy.run.show import describe_data
-from understudy.run.start import machine, prepare
-from understudy.tasks.classify import Classify
+from understudy.tasks.classify.task import Classify
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.loop import Stage
 
+if TYPE_CHECKING:
+    from understudy.tasks.classify.run import Students
 
-def dry_run(recipe: Recipe, console: Console) -> None:
+
+def rehearse(job: "Students", console: Console) -> None:
     """Try a recipe out and say what it would cost.
 
     Args:
-        recipe: what would be run.
+        job: what would be run.
         console: where to say it.
-
-    Raises:
-        UserError: something does not fit.
     """
-    with machine(recipe.train):
-        _dry_run(recipe, console)
-
-
-def _dry_run(recipe: Recipe, console: Console) -> None:
-    task = prepare(recipe, {})
+    task, recipe = job.task, job.recipe
     console.print(describe_data(task.source.name, task.splits, recipe.data.augment), highlight=False)
     stages = []
     if recipe.teacher.is_trained:

@@ -7,8 +7,8 @@ from typing import Any
 
 from understudy.compare import Verdict, mean_interval, untested, verdicts
 from understudy.errors import UserError
-from understudy.recipe.schema import Recipe
-from understudy.tasks.variants import groups
+from understudy.recipe.schema import ClassifyRecipe
+from understudy.tasks.classify.variants import groups
 from understudy.train.folder import RunFolder, read_log
 
 Facts = dict[str, Any]
@@ -20,7 +20,7 @@ _IRRELEVANT = {"workers", "threads", "device", "checkpoint_seconds", "determinis
 
 def summarise(
     folder: RunFolder,
-    recipe: Recipe,
+    recipe: ClassifyRecipe,
     facts: Mapping[str, Facts],
     *,
     metric: str,
@@ -67,7 +67,7 @@ def summarise(
 
 
 def _told(
-    recipe: Recipe,
+    recipe: ClassifyRecipe,
     models: Mapping[str, Any],
     found: Mapping[str, Verdict],
     best: str | None,
@@ -143,7 +143,7 @@ def _last(about: Mapping[str, Any], metric: str) -> dict[int, float]:
     return {entry["seed"]: entry["last"] for entry in about["metrics"][metric]["seeds"]}
 
 
-def _mark_chosen(recipe: Recipe, models: dict[str, Any], logs: Mapping[str, Evaluations], metric: str) -> None:
+def _mark_chosen(recipe: ClassifyRecipe, models: dict[str, Any], logs: Mapping[str, Evaluations], metric: str) -> None:
     """Of each method's grid points choose the one with the best mean score on the selection data."""
     stops_early = recipe.train.early_stop is not None
 
@@ -156,7 +156,7 @@ def _mark_chosen(recipe: Recipe, models: dict[str, Any], logs: Mapping[str, Eval
             models[name]["chosen"] = name == chosen
 
 
-def check_control(recipe: Recipe) -> None:
+def check_control(recipe: ClassifyRecipe) -> None:
     """Refuse a control of another run that cannot be compared, before anything is trained.
 
     Raises:
@@ -185,7 +185,9 @@ def check_control(recipe: Recipe) -> None:
         )
 
 
-def _control_scores(recipe: Recipe, models: Mapping[str, Any], metric: str) -> tuple[dict[int, float], list[str]]:
+def _control_scores(
+    recipe: ClassifyRecipe, models: Mapping[str, Any], metric: str
+) -> tuple[dict[int, float], list[str]]:
     if isinstance(recipe.control, tuple):
         return _last(models["student_alone"], metric), []
     if recipe.control == "none":
@@ -195,7 +197,7 @@ def _control_scores(recipe: Recipe, models: Mapping[str, Any], metric: str) -> t
     return _last(results["models"]["student_alone"], metric), [f"The control's scores come from {recipe.control}."]
 
 
-def _notes(recipe: Recipe, models: Mapping[str, Any], metric: str, selection: str) -> list[str]:
+def _notes(recipe: ClassifyRecipe, models: Mapping[str, Any], metric: str, selection: str) -> list[str]:
     notes = []
     if selection == "test":
         notes.append(

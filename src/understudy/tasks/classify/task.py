@@ -16,9 +16,9 @@ from understudy.evaluate import asking, score
 from understudy.losses import CrossEntropy
 from understudy.losses.table import LOSSES
 from understudy.models import Card, build
-from understudy.recipe.schema import Method, Model, Recipe, Train, Weight, WeightSchedule
+from understudy.recipe.schema import ClassifyRecipe, Method, Model, Train, Weight, WeightSchedule
 from understudy.recipe.signature import options
-from understudy.tasks.variants import distilled_arms, student_arms
+from understudy.tasks.classify.variants import distilled_arms, student_arms
 from understudy.train.arm import Arm, Role
 from understudy.train.loop import Scores, Stage
 
@@ -38,7 +38,7 @@ class Classify:
         device: where everything is trained.
     """
 
-    def __init__(self, recipe: Recipe, objects: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, recipe: ClassifyRecipe, objects: Mapping[str, Any], device: torch.device) -> None:
         self.recipe = recipe
         self.objects = objects
         self.device = device

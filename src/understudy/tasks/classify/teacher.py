@@ -11,16 +11,16 @@ from understudy import randomness
 from understudy.distill import Teacher
 from understudy.evaluate import asking
 from understudy.models import load, read_card, save
-from understudy.recipe.schema import Recipe
+from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import parameter_count
-from understudy.tasks.classify import Classify
+from understudy.tasks.classify.task import Classify
 from understudy.train.folder import RunFolder, runs_root
 from understudy.train.guard import StopRequest
 from understudy.train.loop import fit
 from understudy.train.progress import Display
 
 
-def fingerprint(recipe: Recipe, seed: int) -> str:
+def fingerprint(recipe: ClassifyRecipe, seed: int) -> str:
     """What a trained teacher depends on, as a hash: equal ones mean the same teacher."""
     settings = recipe.teacher_train.model_dump(mode="json", exclude={"checkpoint_seconds", "workers"})
     parts = {
@@ -65,7 +65,7 @@ def ready_teacher(task: Classify, folder: RunFolder, seed: int, display: Display
     return task.as_teacher(module)
 
 
-def _find_teacher(recipe: Recipe, mark: str, seed: int) -> Path | None:
+def _find_teacher(recipe: ClassifyRecipe, mark: str, seed: int) -> Path | None:
     """A run below the usual root whose teacher was trained by the same recipe; objects of Python have no recipe."""
     if recipe.teacher.name.startswith("python:") or recipe.data.name.startswith("python:"):
         return None

@@ -5,10 +5,10 @@ from itertools import product
 from typing import Any, Literal
 
 from understudy.recipe.methods import grid_option
-from understudy.recipe.schema import Method, Recipe
+from understudy.recipe.schema import ClassifyRecipe, Method
 
 
-def distilled_arms(recipe: Recipe) -> dict[str, Method]:
+def distilled_arms(recipe: ClassifyRecipe) -> dict[str, Method]:
     """The arms by name: `student_distilled` when there is one, else `student_METHOD` with its grid point.
 
     Args:
@@ -20,7 +20,7 @@ def distilled_arms(recipe: Recipe) -> dict[str, Method]:
     return {f"student_{name}": method for name, method in variants.items()}
 
 
-def student_arms(recipe: Recipe) -> dict[str, Literal["control", "distilled", "other"]]:
+def student_arms(recipe: ClassifyRecipe) -> dict[str, Literal["control", "distilled", "other"]]:
     """The students by name with their role, in the table's order: controls, then distilled ones."""
     arms: dict[str, Literal["control", "distilled", "other"]] = {}
     for name in recipe.control if isinstance(recipe.control, tuple) else ():
@@ -30,7 +30,7 @@ def student_arms(recipe: Recipe) -> dict[str, Literal["control", "distilled", "o
     return arms
 
 
-def groups(recipe: Recipe) -> dict[str, list[str]]:
+def groups(recipe: ClassifyRecipe) -> dict[str, list[str]]:
     """Which arms are grid points of one method: method name to arm names."""
     found: dict[str, list[str]] = {}
     for method in recipe.method:

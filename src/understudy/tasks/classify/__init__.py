@@ -1,0 +1,1 @@
+"""Image classification: models, data, steps and scores; what a run of it does."""

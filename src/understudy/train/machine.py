@@ -1,0 +1,55 @@
+"""The machine a run is on: its device, threads, and whether every operation must repeat its bits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from understudy.errors import UserError
+from understudy.recipe.schema import Machine
+
+
+@contextmanager
+def machine(wanted: Machine) -> Iterator[dict[str, Any]]:
+    """Threads and determinism as a recipe wants them, inside the block alone.
+
+    Args:
+        wanted: the recipe's `train`.
+
+    Yields:
+        What of it a run records.
+    """
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(wanted.threads or threads)
+    _set_deterministic(wanted.deterministic)
+    try:
+        yield {"threads": torch.get_num_threads(), "device": str(device(wanted))}
+    finally:
+        torch.set_num_threads(threads)
+        _set_deterministic(deterministic)
+
+
+def device(wanted: Machine) -> torch.device:
+    """The device that a recipe names, or the best there is.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if wanted.device == "auto":
+        from accelerate import PartialState
+
+        return PartialState().device or torch.device("cpu")
+    try:
+        chosen = torch.device(wanted.device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"cannot be used: {str(error).splitlines()[0]}", where=f"train.device '{wanted.device}'"
+        ) from None
+    return chosen
+
+
+def _set_deterministic(wanted: bool) -> None:
+    if wanted != torch.are_deterministic_algorithms_enabled():  # setting it imports torch's compiler: seconds
+        torch.use_deterministic_algorithms(wanted)
