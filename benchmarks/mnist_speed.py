@@ -21,6 +21,7 @@ from torchvision.transforms import ToTensor
 from common import describe_machine, record
 from understudy.recipe.reader import read_recipe
 from understudy.tasks.classify.run import prepare
+from understudy.tasks.classify.stages import student_stage
 from understudy.train.loop import steps as steps_of
 from understudy.train.loop import train_step
 
@@ -65,7 +66,7 @@ def printed_loop(task, teacher, steps: int) -> float:
 
 def our_loop(task, teacher, steps: int) -> float:
     """Our loop with the same teacher, student and losses; returns images per second."""
-    stage = task.student_stage(0, task.as_teacher(teacher))
+    stage = student_stage(task, 0, {"teacher": task.as_teacher(teacher)})
     arms = list(stage.arms)
     coming = steps_of(stage, arms, 0, 0)
     for step in range(stage.ahead):  # whole groups are timed: the teacher answers several steps at once

@@ -10,7 +10,7 @@ from understudy.distill.match import match
 from understudy.losses.table import LOSSES
 from understudy.models import build
 from understudy.recipe.schema import Model
-from understudy.tasks.classify.task import objectives
+from understudy.tasks.classify.objectives import objectives
 
 
 def network(*widths: int, name: str = "cnn") -> nn.Module:
@@ -122,10 +122,3 @@ def test_taps_that_a_loss_cannot_compare_are_refused_at_construction():
             objectives=[us.Objective(us.losses.IRG(), student_tap="auto")],
             example=torch.randn(2, 1, 16, 16),
         )
-
-
-def test_a_method_whose_student_a_run_cannot_save_is_refused(tmp_path):
-    described = {"name": "x", "data": "digits", "teacher": "cnn", "student": "cnn", "method": "simkd"}
-    with pytest.raises(us.UserError, match="a run cannot"):
-        us.run(described, out=tmp_path / "x", quiet=True)
-    assert not (tmp_path / "x").exists()

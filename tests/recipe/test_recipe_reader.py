@@ -95,7 +95,8 @@ def test_an_override_below_a_word_keeps_the_word_as_name(read, text):
 
 def test_an_override_may_open_a_section_that_was_not_there(read, text):
     assert read(text, "data.augment.crop=2").data.augment.crop == 2
-    assert read(text, "teacher.train.epochs=7").teacher_train.epochs == 7
+    recipe = read(text, "teacher.train.epochs=7")
+    assert recipe.train_of(recipe.teacher).epochs == 7
 
 
 def test_the_last_override_wins(read, text):
@@ -240,8 +241,8 @@ def test_a_grid_key_needs_only_one_method_that_has_it(read, text):
 
     arms = distilled_arms(recipe)
     assert list(arms) == ["student_kd-temperature-2", "student_kd-temperature-4", "student_logits"]
-    assert arms["student_kd-temperature-4"].objectives[0].options["temperature"] == 4
-    assert "temperature" not in arms["student_logits"].objectives[0].options
+    assert arms["student_kd-temperature-4"].method.objectives[0].options["temperature"] == 4
+    assert "temperature" not in arms["student_logits"].method.objectives[0].options
 
 
 def test_a_mapping_given_in_python_may_hold_tuples(small_recipe):

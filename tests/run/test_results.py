@@ -29,7 +29,7 @@ def summary(tmp_path):
         facts = {"teacher": {**FACTS, "role": "teacher"}}
         facts |= {arm: {**FACTS, "role": "control" if arm == "student_alone" else "distilled"} for arm in logs}
         teacher = {"accuracy": 0.99, "loss": 0.01}
-        return summarise(folder, recipe, facts, metric="accuracy", teacher_scores=teacher, notes=[])
+        return summarise(folder, recipe, facts, metric="accuracy", given={"teacher": teacher}, notes=[])
 
     return make
 

@@ -7,6 +7,7 @@ import torch
 from understudy.distill import Teacher
 from understudy.errors import RunError
 from understudy.recipe.reader import Source, build_recipe
+from understudy.tasks.classify.stages import student_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.arm import Arm
 from understudy.train.folder import RunFolder, read_log
@@ -74,7 +75,7 @@ def do_steps(stage, count: int) -> None:
 
 def test_the_arms_of_a_seed_start_equal_and_see_equal_pixels_and_masks(make, monkeypatch):
     task, teacher = make(method=["kd", "logits"], data={"name": "digits", "train": 100, "augment": {"crop": 1}})
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     start = weights(stage.arms[0])
     assert len(stage.arms) == 3
     assert all(same(start, weights(arm)) for arm in stage.arms)
@@ -100,7 +101,7 @@ def test_the_control_is_the_same_whoever_stands_beside_it(make, fitted):
     ends = []
     for method in ("kd", ["kd", "logits", "hard"]):
         task, teacher = make(method=method)
-        stage = task.student_stage(0, teacher)
+        stage = student_stage(task, 0, {"teacher": teacher})
         fitted(stage)
         ends.append(weights(stage.arms[0]))
     assert same(*ends)
@@ -108,7 +109,7 @@ def test_the_control_is_the_same_whoever_stands_beside_it(make, fitted):
 
 def test_seeds_differ_in_weights_and_batches(make):
     task, teacher = make()
-    first, second = task.student_stage(0, teacher), task.student_stage(1, teacher)
+    first, second = student_stage(task, 0, {"teacher": teacher}), student_stage(task, 1, {"teacher": teacher})
     assert not same(weights(first.arms[0]), weights(second.arms[0]))
     assert not torch.equal(first.feeds["students"][0].sample_ids, second.feeds["students"][0].sample_ids)
 
@@ -125,7 +126,7 @@ def count_calls(module) -> list[int]:
 @pytest.mark.parametrize("method", ["kd", ["kd", "logits", "hard"]])
 def test_one_teacher_forward_and_one_student_forward_a_step(make, method):
     task, teacher = make(method=method)
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     asked = count_calls(teacher.model)
     students = [count_calls(arm.distiller.student) for arm in stage.arms]
     do_steps(stage, 3)
@@ -137,7 +138,7 @@ def test_the_teacher_is_the_same_to_the_bit_after_a_run_and_stays_in_evaluation_
     task, teacher = make(teacher={"name": "cnn", "widths": [4], "depth": 1, "dropout": 0.2})
     before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
     assert any("running_mean" in name for name in before)
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     stage.arms[1].distiller.train()
     assert not any(module.training for module in teacher.model.modules())
     fitted(stage)
@@ -149,7 +150,7 @@ def test_the_teacher_is_the_same_to_the_bit_after_a_run_and_stays_in_evaluation_
 def test_the_teacher_is_not_asked_while_all_its_weights_are_zero(make):
     method = {"name": "late", "labels": 1.0, "objectives": [{"loss": "kd", "weight": [0.0, 1.0]}]}
     task, teacher = make(method=method)
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     asked = count_calls(teacher.model)
     batches = {name: feed[0] for name, feed in stage.feeds.items()}
     train_step(stage, list(stage.arms), batches, 0, 0)
@@ -163,7 +164,7 @@ def test_the_teacher_is_not_asked_while_all_its_weights_are_zero(make):
 
 def test_a_loss_that_is_not_finite_names_arm_objective_and_step_and_changes_nothing(make):
     task, teacher = make()
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     control, distilled = stage.arms
     do_steps(stage, 1)
     before = (weights(distilled), distilled.optimizer.state_dict()["state"][0]["exp_avg"].clone())
@@ -181,7 +182,7 @@ def test_a_loss_that_is_not_finite_names_arm_objective_and_step_and_changes_noth
 
 def test_a_gradient_that_is_not_finite_changes_nothing_either(make):
     task, teacher = make()
-    arm = task.student_stage(0, teacher).arms[0]
+    arm = student_stage(task, 0, {"teacher": teacher}).arms[0]
     before = weights(arm)
     arm.distiller.student.fc1.weight.register_hook(lambda gradient: gradient * torch.inf)
     batch = task.feed("students", 0)[0]
@@ -196,7 +197,7 @@ def test_accumulated_gradients_equal_those_of_one_batch(make):
         task, teacher = make(
             student={"name": "mlp", "hidden": [8]}, train={"accumulate": accumulate, "optimizer": "sgd", "lr": 0.1}
         )
-        stage = task.student_stage(0, teacher)
+        stage = student_stage(task, 0, {"teacher": teacher})
         do_steps(stage, 3)
         ends.append(weights(stage.arms[1]))
     for other in ends[1:]:
@@ -206,7 +207,7 @@ def test_accumulated_gradients_equal_those_of_one_batch(make):
 
 def test_clipping_bounds_the_step(make):
     task, teacher = make(train={"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "clip": 0.01})
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     before = weights(stage.arms[1])
     do_steps(stage, 1)
     moved = [(tensor - before[name]).square().sum() for name, tensor in weights(stage.arms[1]).items()]
@@ -215,7 +216,7 @@ def test_clipping_bounds_the_step(make):
 
 def test_the_moving_average_follows_its_formula(make):
     task, teacher = make(train={"ema": 0.8})
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     arm = stage.arms[1]
     expected = None
     for step in range(4):
@@ -238,7 +239,7 @@ def test_bfloat16_runs_on_a_cpu_with_losses_in_float32(make, fitted, monkeypatch
         original(self, means, *more)
 
     monkeypatch.setattr(Arm, "_guard", guard)
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     folder = fitted(stage)
     assert kinds == {torch.float32}
     assert all(tensor.dtype == torch.float32 for tensor in weights(stage.arms[0]).values())
@@ -248,7 +249,7 @@ def test_bfloat16_runs_on_a_cpu_with_losses_in_float32(make, fitted, monkeypatch
 
 def test_early_stopping_goes_back_to_the_best_weights(make, fitted, monkeypatch):
     task, teacher = make(train={"epochs": 6, "early_stop": 2})
-    stage = task.student_stage(0, teacher)
+    stage = student_stage(task, 0, {"teacher": teacher})
     scores = iter([0.2, 0.9, 0.5, 0.4])
     at: list[dict[str, torch.Tensor]] = []
 

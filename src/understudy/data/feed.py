@@ -27,12 +27,14 @@ class Batch:
         labels: (N,) class numbers, -1 where unlabelled; or (N, K) probabilities after mixup and cutmix.
         sample_ids: (N,) numbers of the samples in their source.
         labelled: (M,) positions of the samples with a label; None when all have one.
+        second: (N, C, H, W) another view of the same samples, where the recipe asks for one.
     """
 
     images: Tensor
     labels: Tensor
     sample_ids: Tensor
     labelled: Tensor | None
+    second: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +50,8 @@ class Batch:
         """The samples at these positions."""
         labels = self.labels[rows]
         labelled = None if self.labelled is None else _labelled(labels)
-        return Batch(self.images[rows], labels, self.sample_ids[rows], labelled)
+        second = None if self.second is None else self.second[rows]
+        return Batch(self.images[rows], labels, self.sample_ids[rows], labelled, second)
 
 
 def _labelled(labels: Tensor) -> Tensor | None:
@@ -75,14 +78,25 @@ class Feed(Dataset[Batch]):
         seed: of the run.
         settings: the recipe's augmentation.
         classes: number of classes.
+        second_view: how another view of each sample is made; None for one view.
     """
 
-    def __init__(self, part: Subset, *, batch_size: int, seed: int, settings: Augment, classes: int) -> None:
+    def __init__(
+        self,
+        part: Subset,
+        *,
+        batch_size: int,
+        seed: int,
+        settings: Augment,
+        classes: int,
+        second_view: Augment | None = None,
+    ) -> None:
         self.part = part
         self.batch_size = min(batch_size, len(part))
         self.key = randomness.key("feed", seed)
         self.settings = settings
         self.classes = classes
+        self.second_view = second_view
         self._all_labelled = bool((part.labels != UNLABELLED).all())
         self._last: _Pass | None = None
 
@@ -96,12 +110,16 @@ class Feed(Dataset[Batch]):
         here = slice(place * self.batch_size, (place + 1) * self.batch_size)
         current = self._pass(number)
         ids, keys = current.ids[here], current.keys[here]
-        images = self._augmented(self.part.samples.read(ids, keys), keys)
+        pixels = self.part.samples.read(ids, keys)
+        images = self._augmented(pixels, keys, self.settings)
+        second = None
+        if self.second_view is not None:
+            second = self._augmented(pixels, randomness.keys(randomness.key("second"), keys), self.second_view)
         labels = torch.from_numpy(current.labels[here])
         if self.settings.mixup or self.settings.cutmix:
             images, labels = self._mixed(images, labels, step)
         labelled = None if self._all_labelled else _labelled(labels)
-        return Batch(images, labels, torch.from_numpy(ids), labelled)
+        return Batch(images, labels, torch.from_numpy(ids), labelled, second)
 
     def _pass(self, number: int) -> _Pass:
         """Order and keys of a pass, a function of its number; the last one is kept only to save the sort."""
@@ -112,8 +130,7 @@ class Feed(Dataset[Batch]):
             self._last = _Pass(number, ids, self.part.labels[order], keys)
         return self._last
 
-    def _augmented(self, images: Tensor, keys: np.ndarray) -> Tensor:
-        settings = self.settings
+    def _augmented(self, images: Tensor, keys: np.ndarray, settings: Augment) -> Tensor:
         strength = settings.rand_augment
         if not (settings.crop or settings.flip or settings.erase or strength):
             return images

@@ -1,7 +1,12 @@
 from .distiller import Distiller as Distiller
-from .distiller import Losses as Losses
+from .ensemble import Ensemble as Ensemble
+from .ensemble import Member as Member
+from .learner import Learner as Learner
+from .learner import Losses as Losses
+from .mutual import Mutual as Mutual
 from .objective import Objective as Objective
 from .objective import Schedule as Schedule
+from .objective import Share as Share
 from .objective import Signals as Signals
 from .taps import find as find
 from .taps import shapes as shapes

@@ -1,33 +1,25 @@
 """Where student, teacher and objectives meet: one forward of each a step, whatever is tapped."""
 
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from understudy.distill.learner import Learner, Losses
 from understudy.distill.match import match
-from understudy.distill.objective import Objective, Signals
+from understudy.distill.objective import Objective, Share, Signals
+from understudy.distill.rehead import Reheaded
 from understudy.distill.taps import find, head, logits_of, tapped
 from understudy.distill.teacher import Answer, Teacher, are_probabilities
 from understudy.errors import UserError
+from understudy.losses.simkd import SimKD
 
 
-@dataclass(frozen=True)
-class Losses:
-    """What a step came to.
-
-    Args:
-        total: the weighted sum, to call `backward` on.
-        parts: each objective's loss by its name, before weighting, without gradient.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
-class Distiller(nn.Module):
+class Distiller(Learner):
     """A student with its objectives; the teacher stands beside it and is nobody's parameter.
 
     `parameters()` and `state_dict()` hold the student and what belongs to the objectives, nothing of the teacher;
@@ -73,6 +65,8 @@ class Distiller(nn.Module):
         self.student_taps = _union(objective.student_paths for objective in self.objective_list())
         self.teacher_taps = _union(objective.teacher_paths for objective in self.objective_list())
         self._probe(example)
+        self._reheaded = self._rehead()
+        self._optimizer_checked = False
 
     def objective_list(self) -> list[Objective]:
         """The objectives with their type, which a `ModuleList` forgets."""
@@ -87,12 +81,30 @@ class Distiller(nn.Module):
                 objective.name = f"{objective.name}_{seen[objective.name]}"
 
     @property
+    def exported(self) -> nn.Module:
+        """The student; where an objective trains another head for it (SimKD), the student with that head."""
+        return self._reheaded[0] if self._reheaded else self.student
+
+    def _rehead(self) -> tuple[Reheaded, ...]:
+        """The student with the head that an objective gives it; in a tuple, to be nobody's submodule twice."""
+        for objective in self.objective_list():
+            if isinstance(objective.loss, SimKD) and self.teacher is not None:
+                layer = head(self.teacher.model)[1]
+                return (Reheaded(self.student, objective.student_paths[0], objective.loss, layer),)
+        return ()
+
+    @property
     def needs_teacher_logits(self) -> bool:
         """Whether an objective compares with the teacher's logits."""
         return any(
             objective.needs_teacher and (objective.with_logits or not objective.teacher_paths)
             for objective in self.objective_list()
         )
+
+    @property
+    def takes_second_view(self) -> bool:
+        """Whether an objective compares two views of each image where there are two."""
+        return any(objective.takes_views for objective in self.objective_list())
 
     @property
     def needs_input_gradients(self) -> bool:
@@ -158,6 +170,8 @@ class Distiller(nn.Module):
         return Signals(
             student=logits,
             teacher=answer.logits if answer else None,
+            members=answer.members if answer else None,
+            shares=getattr(teacher, "shares", ()),
             student_features=features,
             teacher_features=answer.features if answer else {},
             student_model=self.student,
@@ -187,6 +201,7 @@ class Distiller(nn.Module):
         answer: Answer | None = None,
         labelled: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        second: Tensor | None = None,
         epoch: int = 0,
         step: int = 0,
     ) -> Losses:
@@ -198,9 +213,15 @@ class Distiller(nn.Module):
             answer: the teacher's, when it was asked already; by default it is asked here with the same images.
             labelled: (M,) positions of the samples with a label; None when all have one.
             sample_ids: (N,) stable numbers of the samples, for losses with a memory.
+            second: (N, C, H, W) another view of the same samples, for losses that compare two; the other objectives
+                then see 2N samples. An `answer` given is about both, one after the other.
             epoch: counted from 0, for schedules.
             step: counted from 0.
         """
+        if second is not None:
+            images = torch.cat([images, second])
+            labels, sample_ids = (None if told is None else torch.cat([told, told]) for told in (labels, sample_ids))
+            labelled = None if labelled is None else torch.cat([labelled, labelled + len(second)])
         if self.needs_input_gradients and self.teacher is not None and self.asks_teacher(epoch):
             # A shared answer has no graph back to the images: these few losses ask for themselves.
             images = images.detach().requires_grad_()
@@ -216,19 +237,92 @@ class Distiller(nn.Module):
             labels=labels,
             sample_ids=sample_ids,
             labelled=labelled,
+            views=1 if second is None else 2,
             epoch=epoch,
             step=step,
         )
+        weights = self.weights_at(epoch)
+        terms = {
+            objective.name: objective(signals) for objective in self.objective_list() if weights[objective.name] != 0
+        }
+        if self.training and not self._optimizer_checked:
+            self._check_optimizer()
+        total = self.weigh(terms, epoch) if terms else logits.sum() * 0.0
+        return Losses(total, {name: term.detach() for name, term in terms.items()}, terms)
+
+    def weights_at(self, epoch: int) -> dict[str, float]:
+        """The objectives' weights in an epoch, counted from 0."""
+        return {objective.name: objective.weight_at(epoch) for objective in self.objective_list()}
+
+    def weigh(self, terms: Mapping[str, Tensor], epoch: int) -> Tensor:
+        """The weighted sum of a step's terms."""
+        weights = self.weights_at(epoch)
         total: Any = None
-        parts: dict[str, Tensor] = {}
+        for name, term in terms.items():
+            total = weights[name] * term if total is None else total + weights[name] * term
+        return total
+
+    def hold(self, norms: Mapping[str, float], epoch: int) -> None:
+        """Set the weights of the objectives that hold a share of the gradient; see `Share`."""
+        holding = [objective for objective in self.objective_list() if isinstance(objective.weight, Share)]
+        weights = self.weights_at(epoch)
+        kept = {objective.name for objective in holding}
+        fixed = sum(abs(weights[name]) * norm for name, norm in norms.items() if name not in kept)
+        rest = 1 - sum(objective.weight.value for objective in holding)  # pyright: ignore[reportAttributeAccessIssue]
+        for objective in holding:
+            if fixed > 0 and norms.get(objective.name, 0.0) > 0:
+                assert isinstance(objective.weight, Share)
+                objective.held_weight = objective.weight.value / rest * fixed / norms[objective.name]
+
+    def held(self) -> dict[str, float]:
+        """The weights that `hold` set."""
+        return {
+            objective.name: objective.held_weight
+            for objective in self.objective_list()
+            if isinstance(objective.weight, Share)
+        }
+
+    def set_held(self, weights: Mapping[str, float]) -> None:
+        """Go back to weights that `held` gave."""
         for objective in self.objective_list():
-            weight = objective.weight_at(epoch)
-            if weight == 0:
-                continue
-            loss = objective(signals)
-            parts[objective.name] = loss.detach()
-            total = weight * loss if total is None else total + weight * loss
-        return Losses(logits.sum() * 0.0 if total is None else total, parts)
+            if objective.name in weights:
+                objective.held_weight = weights[objective.name]
+
+    def describe(self) -> list[str]:
+        """The objectives: weight, name and taps."""
+        lines = []
+        for objective in self.objective_list():
+            places = " and ".join((*objective.student_paths, *objective.teacher_paths)) or "logits"
+            weight = "auto" if isinstance(objective.weight, Share) else f"{objective.weight_at(0):g}"
+            lines.append(f"{weight} x {objective.name} on {places}")
+        return lines
+
+    def _check_optimizer(self) -> None:
+        """At the next step of an optimiser that trains the student: warn once where it lacks an objective's weights."""
+        self._optimizer_checked = True
+        if not any(parameter.requires_grad for parameter in self.objectives.parameters()):
+            return
+        alive = weakref.ref(self)  # the hook sees every optimiser there is, and must not keep the distiller
+
+        def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            distiller = alive()
+            if distiller is None:
+                watch.remove()
+                return
+            trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            if trained.isdisjoint(map(id, distiller.student.parameters())):
+                return
+            watch.remove()
+            own = {name: value for name, value in distiller.objectives.named_parameters() if value.requires_grad}
+            missing = [name for name, parameter in own.items() if id(parameter) not in trained]
+            if missing:
+                warnings.warn(
+                    f"the optimiser trains the student but not {len(missing)} tensors of the objectives (such as "
+                    f"objectives.{missing[0]}): make it of distiller.parameters()",
+                    stacklevel=3,
+                )
+
+        watch = register_optimizer_step_pre_hook(look)
 
 
 def _check_reached(taps: Iterable[str], features: Mapping[str, Tensor], whose: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.distill.adapters import make_adapter
+from understudy.distill.ensemble import mixture
 from understudy.errors import UserError
 from understudy.losses.functional import ShapeMismatch
 
@@ -29,12 +30,32 @@ class Schedule:
         return self.values[min(epoch, len(self.values) - 1)]
 
     @staticmethod
-    def ramp(start: float, end: float, epochs: int, shape: Literal["linear", "cosine"] = "linear") -> "Schedule":
-        """From `start` to `end`, which is reached after `epochs` epochs."""
+    def ramp(
+        start: float, end: float, epochs: int, shape: Literal["linear", "cosine", "step"] = "linear"
+    ) -> "Schedule":
+        """From `start` to `end`, which is reached after `epochs` epochs: gradually, or at once by a step."""
         share = np.arange(epochs + 1) / epochs
         if shape == "cosine":
             share = (1 - np.cos(np.pi * share)) / 2
+        if shape == "step":
+            share = np.floor(share)
         return Schedule(tuple((start + (end - start) * share).tolist()))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A weight that is set so that the objective holds a share of the gradient.
+
+    Once an epoch the norms of all objectives' gradients are measured, and the weight becomes what gives this one the
+    share `s`: `w = s / (1 - Σ s) · G / ‖g‖`, where g is its own gradient, G the weighted norms of those with fixed
+    weights together, and Σ s the shares of all that are held. The values are recorded: given as a list of weights
+    they replay the run.
+
+    Args:
+        value: between 0 and 1.
+    """
+
+    value: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,9 @@ class Signals:
         labels: (N,) class numbers or (N, K) probabilities.
         sample_ids: (N,) numbers of the samples in their source.
         labelled: (M,) positions of the samples with a label; None when all have one.
+        views: how many views of the samples there are, one after the other along N.
+        members: (N, M, K) logits of several teachers; None for one.
+        shares: the M weights of their mean.
         teacher_head: the teacher's last linear layer, frozen.
         student_model: the student itself, for losses that run it again.
         teacher_model: the teacher itself, frozen.
@@ -65,6 +89,9 @@ class Signals:
     labels: Tensor | None = None
     sample_ids: Tensor | None = None
     labelled: Tensor | None = None
+    views: int = 1
+    members: Tensor | None = None
+    shares: tuple[float, ...] = ()
     teacher_head: nn.Module | None = None
     student_model: nn.Module | None = None
     teacher_model: nn.Module | None = None
@@ -78,19 +105,21 @@ class Objective(nn.Module):
     Args:
         loss: any module with `forward(student, teacher, *, <needs>)`; each keyword is a field of `Signals`. Without
             a `teacher` argument it is asked without one.
-        weight: a number, or a schedule over epochs.
+        weight: a number, a schedule over epochs, or the share of the gradient that it is to hold.
         student_tap: a module path with globs, several, or `auto`; None compares the logits.
         teacher_tap: likewise for the teacher; None takes the logits, or with a student tap `auto`'s match.
+        members: which of several teachers it learns from, counted from 0; None means all.
         name: in logs and reports; by default the class's name.
     """
 
     def __init__(
         self,
         loss: nn.Module,
-        weight: float | Schedule = 1.0,
+        weight: float | Schedule | Share = 1.0,
         *,
         student_tap: str | Sequence[str] | None = None,
         teacher_tap: str | Sequence[str] | None = None,
+        members: Sequence[int] | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -98,6 +127,8 @@ class Objective(nn.Module):
         self.weight = weight
         self.student_tap = student_tap
         self.teacher_tap = teacher_tap
+        self.members = members
+        self.held_weight = 1.0  # of a `Share`, until the first gradients were measured
         if teacher_tap is None and student_tap is not None and getattr(loss, "with_logits", False) != "student":
             self.teacher_tap = student_tap
         self.name = name or type(loss).__name__.lower()
@@ -115,9 +146,12 @@ class Objective(nn.Module):
         # and for gradients with respect to the input.
         self.with_logits: bool | Literal["student"] = getattr(loss, "with_logits", False)
         self.needs_input_gradients = bool(getattr(loss, "needs_input_gradients", False))
+        self.takes_views = bool(getattr(loss, "takes_views", False))
 
     def weight_at(self, epoch: int) -> float:
         """The weight in an epoch, counted from 0."""
+        if isinstance(self.weight, Share):
+            return self.held_weight
         return self.weight.at(epoch) if isinstance(self.weight, Schedule) else float(self.weight)
 
     def forward(self, signals: Signals) -> Tensor:
@@ -170,7 +204,7 @@ class Objective(nn.Module):
 
     def _try(self, example: Signals) -> None:
         """Compute the loss once, changing nothing, so that taps it cannot compare are found before training."""
-        if self.needs_input_gradients or "sample_ids" in self.needs:
+        if self.needs_input_gradients or self.takes_views or "sample_ids" in self.needs:
             return
         self.loss.eval()
         try:
@@ -189,8 +223,23 @@ class Objective(nn.Module):
         sides = [_side(signals.student, own, bool(self.with_logits))]
         if self.needs_teacher:
             other = tuple(signals.teacher_features[path] for path in self.teacher_paths)
-            sides.append(_side(signals.teacher, other, self.with_logits is True))
+            sides.append(_side(self._teacher_logits(signals), other, self.with_logits is True))
+        if signals.views > 1 and self.takes_views:
+            sides = [tuple(side.chunk(signals.views)) for side in sides]
         return sides
+
+    def _teacher_logits(self, signals: Signals) -> Tensor | None:
+        """The teacher's logits; of several teachers the mean of their probabilities at the loss's temperature."""
+        if signals.members is None:
+            return signals.teacher
+        chosen = list(self.members) if self.members is not None else list(range(signals.members.shape[1]))
+        total = sum(signals.shares[member] for member in chosen)
+        temperature = getattr(self.loss, "temperature", 1.0)
+        return mixture(
+            signals.members[:, chosen],
+            [signals.shares[member] / total for member in chosen],
+            temperature if isinstance(temperature, (int, float)) else 1.0,
+        )
 
 
 def _side(logits: Tensor | None, tapped: tuple[Tensor, ...], with_logits: bool) -> Any:

@@ -1,7 +1,8 @@
 """The teacher: frozen, in evaluation mode, and the same answer for an image whatever else was asked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,17 @@ class Answer:
     Args:
         logits: (N, K); None where only features were asked for.
         features: tapped outputs by module path.
+        members: (N, M, K) what each of several teachers says; None for a single one.
     """
 
     logits: Tensor | None
     features: dict[str, Tensor]
+    members: Tensor | None = None
 
-    def at(self, rows: Tensor) -> "Answer":
+    def at(self, rows: Tensor | slice) -> "Answer":
         """The answers to some of the samples."""
-        logits = None if self.logits is None else self.logits[rows]
-        return Answer(logits, {path: feature[rows] for path, feature in self.features.items()})
+        logits, members = (None if told is None else told[rows] for told in (self.logits, self.members))
+        return Answer(logits, {path: feature[rows] for path, feature in self.features.items()}, members)
 
 
 class Teacher:
@@ -73,29 +76,27 @@ class Teacher:
         inputs = images if self.preprocess is None else self.preprocess(images)
         with tapped(self.model, taps, stop=not logits) as features:
             if self.chunk is None:
-                return Answer(self._forward(inputs, logits), dict(features))
-            parts = [self._padded(part, logits, features) for part in inputs.split(self.chunk)]
-        outputs = torch.cat([part.logits for part in parts]) if logits else None  # pyright: ignore[reportCallIssue, reportArgumentType]
-        return Answer(outputs, {path: torch.cat([part.features[path] for part in parts]) for path in parts[0].features})
+                return self._forward(inputs, logits, features)
+            return _joined([self._padded(part, logits, features) for part in inputs.split(self.chunk)])
 
     def _padded(self, part: Tensor, logits: bool, features: dict[str, Tensor]) -> Answer:
         assert self.chunk is not None
         count = len(part)
         if count < self.chunk:
             part = F.pad(part, (0, 0) * (part.ndim - 1) + (0, self.chunk - count))
-        outputs = self._forward(part, logits)
-        return Answer(
-            None if outputs is None else outputs[:count],
-            {path: value[:count] for path, value in features.items()},
-        )
+        return self._forward(part, logits, features).at(slice(count))
 
-    def _forward(self, inputs: Tensor, logits: bool) -> Tensor | None:
+    def _forward(self, inputs: Tensor, logits: bool, features: dict[str, Tensor]) -> Answer:
         try:
-            outputs = logits_of(self.model(inputs))
+            said = self.model(inputs)
         except StopForward:
-            return None
+            return Answer(None, dict(features))
         if not logits:
-            return None
+            return Answer(None, dict(features))
+        members = said.get("members") if isinstance(said, Mapping) else None
+        return Answer(self._as_logits(logits_of(said)), dict(features), members)
+
+    def _as_logits(self, outputs: Tensor) -> Tensor:
         if self._gives_probabilities is None:
             self._gives_probabilities = are_probabilities(outputs)
         if self._gives_probabilities:
@@ -106,6 +107,14 @@ class Teacher:
     def gives_probabilities(self) -> bool:
         """Whether its outputs turned out to be probabilities, so that their logarithms are taken as logits."""
         return bool(self._gives_probabilities)
+
+
+def _joined(parts: list[Answer]) -> Answer:
+    def cat(tensors: list[Any]) -> Any:
+        return None if tensors[0] is None else torch.cat(tensors)
+
+    features = {path: torch.cat([part.features[path] for part in parts]) for path in parts[0].features}
+    return Answer(cat([part.logits for part in parts]), features, cat([part.members for part in parts]))
 
 
 def are_probabilities(outputs: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps, pool_to_smaller, several, without_autocast
-from understudy.losses.functional import prepared
+from understudy.losses.functional import above_zero, prepared
 
 
 class FT(nn.Module):
@@ -30,9 +30,7 @@ class FT(nn.Module):
 
     def __init__(self, *, rate: float = 0.5, batch_norm: bool = True) -> None:
         super().__init__()
-        if rate <= 0:
-            raise ValueError(f"rate must be above 0, not {rate}")
-        self.rate = rate
+        self.rate = above_zero("rate", rate)
         self.batch_norm = batch_norm
         self.paraphrasers: nn.ModuleList | None = None
         self.translators: nn.ModuleList | None = None
@@ -49,6 +47,11 @@ class FT(nn.Module):
             factors = max(1, int(theirs.shape[1] * self.rate))
             self.paraphrasers.append(Paraphraser(theirs.shape[1], factors, batch_norm=self.batch_norm).to(mine))
             self.translators.append(Translator(mine.shape[1], factors, batch_norm=self.batch_norm).to(mine))
+
+    @property
+    def pretrained(self) -> nn.ModuleList:
+        """What an init stage trains: the paraphrasers."""
+        return cast(nn.ModuleList, prepared(self.paraphrasers))
 
     @without_autocast
     def reconstruction(self, teacher: Features) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.losses.features import without_autocast
 from understudy.losses.functional import check_same_shape, in_float32, standardized
 
 Views = Tensor | tuple[Tensor, ...]
@@ -36,6 +37,8 @@ class MLKD(nn.Module):
             authors do.
     """
 
+    takes_views = True
+
     def __init__(
         self,
         *,
@@ -48,6 +51,7 @@ class MLKD(nn.Module):
             raise ValueError(f"temperatures must be above 0, not {temperatures}")
         self.temperatures = tuple(temperatures)
         self.variant = variant
+        self.needs_views = variant == "release"
         self.standardize = standardize
 
     def forward(self, student: Views, teacher: Views) -> Tensor:
@@ -63,6 +67,7 @@ class MLKD(nn.Module):
         samples, classes, batch = self.levels(student, teacher)
         return samples + classes + batch
 
+    @without_autocast
     def levels(self, student: Views, teacher: Views) -> tuple[Tensor, Tensor, Tensor]:
         """The three levels' terms, whose sum is the loss: samples, classes, batch."""
         students, teachers = _stacked(student), _stacked(teacher).detach()
@@ -114,9 +119,8 @@ def _correlations(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     wide = samples <= classes
     if not wide:
         difference, total = difference.mT, total.mT
-    with torch.autocast(student.device.type, enabled=False):
-        mixed = difference @ total.mT
-        crossed = (mixed * mixed.mT).sum(dim=(-2, -1))
-        inner = (mixed.square().sum(dim=(-2, -1)) + crossed) / 2
-        outer = ((difference @ difference.mT * (total @ total.mT)).sum(dim=(-2, -1)) + crossed) / 2
+    mixed = difference @ total.mT
+    crossed = (mixed * mixed.mT).sum(dim=(-2, -1))
+    inner = (mixed.square().sum(dim=(-2, -1)) + crossed) / 2
+    outer = ((difference @ difference.mT * (total @ total.mT)).sum(dim=(-2, -1)) + crossed) / 2
     return (outer / classes, inner / samples) if wide else (inner / classes, outer / samples)

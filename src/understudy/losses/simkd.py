@@ -26,6 +26,7 @@ class SimKD(nn.Module):
     def __init__(self, *, factor: int = 2) -> None:
         super().__init__()
         self.factor = factor
+        self.map_shape: tuple[int, ...] = ()  # of the teacher
         self.projector: nn.Sequential | None = None
 
     def prepare(self, student: Tensor, teacher: Tensor) -> None:
@@ -39,6 +40,7 @@ class SimKD(nn.Module):
         check_map(teacher)
         channels, wanted = student.shape[1], teacher.shape[1]
         narrow = wanted // self.factor
+        self.map_shape = tuple(teacher.shape[1:])
         height, width = teacher.shape[2:]
         larger = student.shape[2] > height
         self.projector = nn.Sequential(

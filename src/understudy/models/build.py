@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from understudy.errors import UserError, did_you_mean
+from understudy.models.resolution import fit_positions
 from understudy.models.table import MODELS, REGISTERED
+from understudy.models.vit import check_patches
 from understudy.recipe.check import model_problems
 from understudy.recipe.schema import Model
 
@@ -86,6 +88,8 @@ def _build(model: Model, classes: int, shape: Shape, given: Any) -> nn.Module:
         return load(name)
     arguments = {"classes": classes, "shape": shape, **fixed, **model.options}
     accepted = inspect.signature(builder).parameters
+    if "given" in accepted:  # it builds a model of ours that holds one of the user's
+        arguments["given"] = given
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()):
         arguments = {key: value for key, value in arguments.items() if key in accepted or key in model.options}
     return builder(**{key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
@@ -108,10 +112,38 @@ def _from_timm(model: Model, classes: int, shape: Shape) -> nn.Module:
     if not timm.is_model(name):
         raise UserError(f"timm has no model '{name}', {did_you_mean(name, timm.list_models())}")
     options = {"in_chans": shape[0], **model.options}
-    return online(
-        lambda: timm.create_model(name, pretrained=model.pretrained, num_classes=classes, **options),
-        model.name,
-    )
+
+    def create(*, pretrained: bool, **sized: Any) -> nn.Module:
+        arguments = {**sized, **options}
+        return online(
+            lambda: timm.create_model(name, pretrained=pretrained, num_classes=classes, **arguments), model.name
+        )
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size:  # a network for images of any size
+        return create(pretrained=model.pretrained)
+    module: Any = _of_size(create, shape[1:], None if not model.pretrained else tuple(config.input_size[1:]))
+    check_patches(module)
+    if hasattr(module, "set_distilled_training"):
+        module.set_distilled_training(True)  # in training both heads' logits, not their mean
+    return module
+
+
+def _of_size(create: Callable[..., nn.Module], size: tuple[int, int], trained: tuple[int, ...] | None) -> nn.Module:
+    """A network made for images of one size; pretrained at another, its position embedding is interpolated as DeiT's.
+
+    timm would interpolate with antialiasing, which the original does not; it is left to timm where more than the
+    position embedding depends on the size.
+    """
+    if trained is None or trained == size:
+        return create(pretrained=trained is not None, img_size=size)
+    module = create(pretrained=False, img_size=size)
+    weights = fit_positions(create(pretrained=True).state_dict(), module)
+    ours = module.state_dict()
+    if ours.keys() != weights.keys() or any(ours[key].shape != weights[key].shape for key in ours):
+        return create(pretrained=True, img_size=size)
+    module.load_state_dict(weights)
+    return module
 
 
 def _from_torchvision(model: Model, classes: int, shape: Shape) -> nn.Module:

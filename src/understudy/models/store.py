@@ -2,6 +2,7 @@
 
 import errno
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from understudy.data.prepare import Preprocess
+from understudy.distill.ensemble import Ensemble, Member
 from understudy.errors import UserError
+from understudy.models.table import REGISTERED
+from understudy.models.vit import as_timm
 from understudy.recipe.schema import Model
 
 
@@ -52,7 +56,7 @@ def save(module: nn.Module, folder: Path, card: Card) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = card.model["name"]
     config: dict[str, Any] = {"architecture": name}
-    if name.startswith("timm/"):
+    if _is_timm(card):
         config = _timm_config(module, card)
     if name.startswith("hf/"):
         config = _transformers_config(module, card)
@@ -62,6 +66,32 @@ def save(module: nn.Module, folder: Path, card: Card) -> None:
     about.pop("text")
     (folder / "config.json").write_text(json.dumps({**config, "understudy": about}, indent=2) + "\n")
     (folder / "README.md").write_text(_readme(module, card))
+
+
+def save_ensemble(ensemble: Ensemble, folder: Path, cards: Sequence[Card]) -> None:
+    """Write every member of an ensemble to a folder of its own, numbered from 1, and what binds them.
+
+    Args:
+        ensemble: whose members are saved.
+        folder: made if missing.
+        cards: one for each member; the first's classes and image shape are the ensemble's.
+    """
+    for number, (member, card) in enumerate(zip(ensemble.members, cards, strict=True), 1):
+        save(member, folder / str(number), card)
+    about = asdict(replace(cards[0], model={"name": "ensemble", "shares": ensemble.shares}, preprocess=Preprocess()))
+    about.pop("text")
+    (folder / "config.json").write_text(json.dumps({"architecture": "ensemble", "understudy": about}, indent=2) + "\n")
+
+
+def _load_ensemble(folder: Path, card: Card) -> Ensemble:
+    """The members of a saved ensemble, each asked in its own way, its classes brought into one order."""
+    members = [load(folder / str(number)) for number in range(1, len(card.model["shares"]) + 1)]
+    asked = []
+    for member, share in zip(members, card.model["shares"], strict=True):
+        own: Any = member.card
+        columns = None if own.classes == card.classes else [own.classes.index(name) for name in card.classes]
+        asked.append(Member(own.preprocess, columns, share))
+    return Ensemble(members, asked)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -77,23 +107,33 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
 
 
+def _is_timm(card: Card) -> bool:
+    """Whether timm can build the model: one of its own, or our `vit`, which is one of its classes at other sizes."""
+    name = card.model["name"]
+    return name.startswith("timm/") or (name == "vit" and name not in REGISTERED)
+
+
 def _timm_config(module: Any, card: Card) -> dict[str, Any]:
     pretrained = dict(module.pretrained_cfg)
     preprocess = card.preprocess
+    height, width = 2 * [preprocess.size] if preprocess.size else card.shape[1:]
+    options = {key: value for key, value in card.model.items() if key not in Model.model_fields}
+    architecture, arguments = card.model["name"].removeprefix("timm/"), {"in_chans": card.shape[0], **options}
+    if architecture == "vit":
+        architecture, arguments = as_timm(shape=(card.shape[0], height, width), **options)
     pretrained |= {
         "num_classes": len(card.classes),
-        "input_size": [card.shape[0], *(2 * [preprocess.size] if preprocess.size else card.shape[1:])],
+        "input_size": [card.shape[0], height, width],
         "mean": list(preprocess.mean or card.shape[0] * (0.0,)),
         "std": list(preprocess.std or card.shape[0] * (1.0,)),
         "label_names": list(card.classes),
     }
-    options = {key: value for key, value in card.model.items() if key not in Model.model_fields}
     return {
-        "architecture": card.model["name"].removeprefix("timm/"),
+        "architecture": architecture,
         "num_classes": len(card.classes),
         "num_features": module.num_features,
         "pretrained_cfg": {key: value for key, value in pretrained.items() if value is not None},
-        "model_args": {"in_chans": card.shape[0], **options},
+        "model_args": arguments,
     }
 
 
@@ -153,6 +193,10 @@ def load(folder: str | Path, *, given: Any = None) -> nn.Module:
     if (folder / "student" / "config.json").is_file():
         folder = folder / "student"
     card = read_card(folder)
+    if card.model["name"] == "ensemble":
+        ensemble: Any = _load_ensemble(folder, card)
+        ensemble.card = card
+        return ensemble.eval()
     model = Model.model_validate({**card.model, "weights": None, "pretrained": False})
     if model.name.startswith("hf/"):
         kind = extra("transformers", "hub").AutoModelForImageClassification
@@ -173,7 +217,7 @@ def _readme(module: nn.Module, card: Card) -> str:
         preprocess += f", normalised with mean {card.preprocess.mean} and std {card.preprocess.std}"
     given = f", given={type(module).__name__}(...)" if card.model["name"].startswith("python:") else ""
     return f"""---
-library_name: {card.model["name"].split("/")[0] if "/" in card.model["name"] else "pytorch"}
+library_name: {_library(card)}
 pipeline_tag: image-classification
 tags: [knowledge-distillation, understudy]
 ---
@@ -200,9 +244,17 @@ Without understudy:
 """
 
 
+def _library(card: Card) -> str:
+    """Whose layout the model is saved in."""
+    if _is_timm(card):
+        return "timm"
+    library, slash, _ = card.model["name"].partition("/")
+    return library if slash else "pytorch"
+
+
 def _plain_code(module: nn.Module, card: Card) -> str:
     """Python that loads the model with nothing but its own library."""
-    library, _, name = card.model["name"].partition("/")
+    library, name = _library(card), card.model["name"].partition("/")[2]
     if library == "timm":
         return (
             "import timm\n\n"

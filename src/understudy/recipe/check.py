@@ -13,7 +13,7 @@ from understudy.losses.table import LOSSES
 from understudy.models.table import MODELS, PREFIXES, REGISTERED
 from understudy.recipe.methods import grid_option
 from understudy.recipe.problem import Problem
-from understudy.recipe.schema import ClassifyRecipe, Data, Method, Model, Objective
+from understudy.recipe.schema import ClassifyRecipe, Data, Method, Model, Objective, Teacher
 from understudy.recipe.signature import Option, in_words, options, shown, wrong_type
 
 # What `path` must be for the sources that have one; a data set of the hub may also be a name.
@@ -31,12 +31,14 @@ def check(recipe: ClassifyRecipe, *, files: bool = True) -> Iterator[Problem]:
         The path of the value and what is wrong with it, in one line.
     """
     yield from data_problems(recipe.data, files=files)
-    yield from model_problems(("teacher",), recipe.teacher, files=files)
+    for path, section in _teachers(recipe):
+        yield from model_problems(path, section, files=files)
     yield from model_problems(("student",), recipe.student, files=files)
     for index, method in enumerate(recipe.method):
         yield from _check_method(("method", index), method)
-    if isinstance(recipe.teacher.train, dict):
-        yield from _check_teacher_train(recipe)
+    for path, section in _teachers(recipe):
+        if isinstance(section.train, dict):
+            yield from _check_teacher_train(path, section, recipe)
     yield from _check_control(recipe)
     yield from _check_grid(recipe)
 
@@ -63,7 +65,7 @@ def data_problems(data: Data, *, files: bool = True) -> Iterator[Problem]:
         yield ("data", "path"), f"there is no {wanted} '{path}' (looked from {Path.cwd()})"
 
 
-def model_problems(path: tuple[str, ...], model: Model, *, files: bool = True) -> Iterator[Problem]:
+def model_problems(path: tuple[str | int, ...], model: Model, *, files: bool = True) -> Iterator[Problem]:
     """What is wrong with a recipe's `teacher` or `student`, whose place in the recipe is `path`.
 
     With `files`, the weights that it names must be there.
@@ -93,11 +95,11 @@ def model_problems(path: tuple[str, ...], model: Model, *, files: bool = True) -
     entry = MODELS[name]
     known = set(type(model).model_fields)
     yield from _check_options(
-        path, model.options, entry.module, entry.function, {**entry.fixed, "classes": 0, "shape": 0}, known
+        path, model.options, entry.module, entry.function, {**entry.fixed, "classes": 0, "shape": 0, "given": 0}, known
     )
 
 
-def _check_normalisation(path: tuple[str, ...], section: Data | Model) -> Iterator[Problem]:
+def _check_normalisation(path: tuple[str | int, ...], section: Data | Model) -> Iterator[Problem]:
     if (section.mean is None) != (section.std is None):
         yield (*path, "mean" if section.mean is None else "std"), "is missing: mean and std come together"
     elif section.mean and section.std and len(section.mean) != len(section.std):
@@ -107,6 +109,9 @@ def _check_normalisation(path: tuple[str, ...], section: Data | Model) -> Iterat
 def _check_method(path: tuple[str | int, ...], method: Method) -> Iterator[Problem]:
     for place, objective in enumerate(method.objectives):
         yield from _check_objective((*path, "objectives", place), objective)
+    if isinstance(method.peers, tuple):
+        for place, peer in enumerate(method.peers):
+            yield from model_problems((*path, "peers", place), peer)
     weights = [method.labels, *(objective.weight for objective in method.objectives)]
     if all(weight == 0 for weight in weights):
         yield (*path, "labels"), f"'{method.name}' has nothing to learn from: every weight is 0"
@@ -144,11 +149,18 @@ def _check_options(
             yield (*path, key), "is missing"
 
 
-def _check_teacher_train(recipe: ClassifyRecipe) -> Iterator[Problem]:
+def _teachers(recipe: ClassifyRecipe) -> Iterator[tuple[tuple[str | int, ...], Teacher]]:
+    yield ("teacher",), recipe.teacher
+    for key in ("more_teachers", "assistants"):
+        for place, section in enumerate(getattr(recipe, key)):
+            yield (key, place), section
+
+
+def _check_teacher_train(path: tuple[str | int, ...], section: Teacher, recipe: ClassifyRecipe) -> Iterator[Problem]:
     from pydantic import ValidationError
 
     try:
-        recipe.teacher_train  # noqa: B018 (reading it validates it)
+        recipe.train_of(section)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = detail["loc"][0] if detail["loc"] else ""
@@ -157,7 +169,7 @@ def _check_teacher_train(recipe: ClassifyRecipe) -> Iterator[Problem]:
             message = f"unknown key, {did_you_mean(str(key), type(recipe.train).model_fields)}"
         if detail["type"] == "value_error":
             key, _, message = str(detail.get("ctx", {}).get("error")).partition(": ")
-        yield ("teacher", "train", key), message
+        yield (*path, "train", key), message
 
 
 def _check_control(recipe: ClassifyRecipe) -> Iterator[Problem]:

@@ -42,7 +42,10 @@ def first_problem(
 
 
 def as_written(path: KeyPath, data: dict[str, Any]) -> KeyPath:
-    """A method's objectives may have been written in a short form: the path to the value there."""
+    """The path to a value as it was written: methods and several teachers have short forms."""
+    if isinstance(data.get("teacher"), (list, tuple)) and path[:1] in (("teacher",), ("more_teachers",)):
+        first = path[0] == "teacher"
+        return ("teacher", 0, *path[1:]) if first else ("teacher", int(path[1]) + 1, *path[2:])
     if path[:1] != ("method",) or len(path) < 2:
         return path
     written, head, below = data["method"], path[:1], path[2:]

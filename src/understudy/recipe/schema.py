@@ -56,7 +56,8 @@ class Data(Open):
     """Where samples come from and which of them are used for what.
 
     `labels` keeps that many labels (the same number of each class); `transfer` adds images without their labels
-    for the distilled students; `without` withholds classes from the students, not from the teacher.
+    for the distilled students; `without` withholds classes from the students, not from the teacher; `second_view`
+    shows each image once more, changed otherwise, to the methods that compare two views.
     """
 
     name: str
@@ -68,12 +69,19 @@ class Data(Open):
     mean: tuple[Number, ...] | None = None
     std: tuple[Annotated[float, Strict(), Field(gt=0)], ...] | None = None
     augment: Augment = Augment()
+    second_view: Augment | None = None
     seed: Int = 0
 
     @model_validator(mode="before")
     @classmethod
     def _a_word_is_a_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _views_have_one_label(self) -> "Data":
+        if self.second_view and (self.augment.mixup or self.augment.cutmix or self.second_view.mixup):
+            raise ValueError("second_view: cannot be had with mixup or cutmix, whose labels belong to one view")
+        return self
 
 
 class Model(Open):
@@ -153,12 +161,15 @@ class Train(Machine):
 
 
 class Teacher(Model):
-    """The teacher: trained by the recipe unless it brings weights or `train` is `none`.
+    """A teacher: trained by the recipe unless it brings weights or `train` is `none`.
 
-    A mapping in `train` is laid over the recipe's own, and has a teacher with weights fine-tuned.
+    A mapping in `train` is laid over the recipe's own, and has a teacher with weights fine-tuned. Where there are
+    several, `share` is its part of their mean, and `copies` trains as many from different starting weights.
     """
 
     train: dict[str, Any] | Literal["none"] | None = None
+    share: Annotated[float, Strict(), Field(gt=0)] = 1.0
+    copies: Positive = 1
 
     @property
     def is_trained(self) -> bool:
@@ -168,41 +179,86 @@ class Teacher(Model):
         return not (self.pretrained or self.weights is not None or Path(self.name, "config.json").is_file())
 
 
+class Student(Model):
+    """The student. With `init` it starts from tensors of the teacher, and so does the control.
+
+    `teacher` takes those of equal name and shape; `teacher-blocks` also fills a shallower stack of blocks with every
+    k-th of the teacher's.
+    """
+
+    init: Literal["teacher", "teacher-blocks"] | None = None
+
+
 class WeightSchedule(Part):
-    """A weight that changes with the epoch: from `start` to `end` over `epochs`, then kept."""
+    """A weight that changes with the epoch: from `start` to `end` over `epochs`, then kept; `step` changes at once."""
 
     start: Number
     end: Number
     epochs: Positive
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Literal["linear", "cosine", "step"] = "linear"
 
 
+def _is_share(word: str) -> str:
+    if word != "auto" and not re.fullmatch(r"([1-9]\d?|0)(\.\d+)?%", word):
+        raise ValueError(f"should be a number, a schedule, auto, or a share of the gradient as 30%, not {shown(word)}")
+    return word
+
+
+# A weight that is set anew each epoch, so that the objective holds this share of the gradient.
+WeightShare = Annotated[str, AfterValidator(_is_share)]
 Weight = Number | WeightSchedule | Annotated[tuple[Number, ...], Field(min_length=1)]
 # Arms are called student_NAME: these are the controls'.
 _CONTROL_NAMES = ("alone", "label_smoothing", "equal_time")
 
 
 class Objective(Open):
-    """One loss of a method: its weight, where it taps the two models (logits when not said), its options."""
+    """One loss of a method: its weight, where it taps the two models (logits when not said), its options.
+
+    `weight: 30%` holds it at that share of the gradient, `auto` at an equal one. With `init` there is a stage before
+    the others, of that many epochs, for this objective alone: it trains the loss's own part where that is made
+    beforehand (FT), else the student.
+    """
 
     loss: str
-    weight: Weight = 1.0
+    weight: Weight | WeightShare = 1.0
+    init: Positive | None = None
     student: str | tuple[str, ...] | None = None
     teacher: str | tuple[str, ...] | None = None
 
 
 class Method(Part):
-    """What a distilled student learns from: `labels` times cross entropy plus its objectives."""
+    """What a distilled student learns from: `labels` times cross entropy plus its objectives.
+
+    `taught_by` names who teaches where there are several: `teacher` (all of them together), `teacher_2`,
+    `assistant_1`; by default the last assistant, else the teacher. With `generations` each student teaches the next
+    one; with `peers` several students teach each other instead of the teacher.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     labels: Weight = 1.0
     label_smoothing: Share = 0.0
     objectives: tuple[Objective, ...] = ()
+    taught_by: str | None = None
+    generations: Positive = 1
+    peers: Annotated[int, Strict(), Field(ge=0)] | tuple[Model, ...] = 0
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
         return expand_method(value)
+
+    @model_validator(mode="after")
+    def _one_scheme(self) -> "Method":
+        if self.peers and (self.generations > 1 or self.taught_by):
+            raise ValueError("peers: teach each other, so there are no generations and nobody else teaches")
+        if self.peers and self.has_init_stage:
+            raise ValueError("peers: have no teacher, so nothing can be made beforehand with init")
+        return self
+
+    @property
+    def has_init_stage(self) -> bool:
+        """Whether something is trained before its students are."""
+        return any(objective.init for objective in self.objectives)
 
 
 class Recipe(Part):
@@ -232,7 +288,9 @@ class ClassifyRecipe(Recipe):
     task: Literal["classify"] = "classify"  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
     data: Data
     teacher: Teacher
-    student: Model
+    more_teachers: tuple[Teacher, ...] = ()
+    assistants: tuple[Teacher, ...] = ()
+    student: Student
     method: tuple[Method, ...]
     train: Train = Train()  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
     control: tuple[Literal["train", "label_smoothing", "equal_time"], ...] | Literal["none"] | str = ("train",)
@@ -247,6 +305,8 @@ class ClassifyRecipe(Recipe):
         value = dict(value)
         if "method" in value and not isinstance(value["method"], (list, tuple)):
             value["method"] = [value["method"]]
+        if isinstance(value.get("teacher"), (list, tuple)) and value["teacher"]:
+            value["teacher"], *value["more_teachers"] = value["teacher"]
         if value.get("control") in ("train", "label_smoothing", "equal_time"):
             value["control"] = [value["control"]]
         return value
@@ -266,17 +326,41 @@ class ClassifyRecipe(Recipe):
             raise ValueError("control: names one twice")
         return self
 
+    @model_validator(mode="after")
+    def _who_teaches_is_known(self) -> "ClassifyRecipe":
+        known = ["teacher", *self.teachers, *self.all_assistants]
+        for method in self.method:
+            if method.taught_by is not None and method.taught_by not in known:
+                raise ValueError(f"method: '{method.name}' is taught by '{method.taught_by}', {_one_of(known)}")
+        if len(self.teachers) > 1 and self.teacher_seeds > 1:
+            raise ValueError("teacher_seeds: several teachers already differ in their seeds, set it to 1")
+        return self
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """Every teacher by the name of its arm: `teacher` alone, or `teacher_1`, `teacher_2` and so on."""
+        every = [section for section in (self.teacher, *self.more_teachers) for _ in range(section.copies)]
+        return {"teacher": self.teacher} if len(every) == 1 else {f"teacher_{n}": t for n, t in enumerate(every, 1)}
+
+    @property
+    def all_assistants(self) -> dict[str, Teacher]:
+        """The assistants by the name of their arm: each is taught by the one before, the first by the teacher."""
+        return {f"assistant_{number}": section for number, section in enumerate(self.assistants, 1)}
+
     @property
     def summary(self) -> str:
         """What it does, in one sentence."""
         methods = ", ".join(method.name for method in self.method)
         return f"{self.teacher.name} teaches {self.student.name} on {self.data.name} by {methods}"
 
-    @property
-    def teacher_train(self) -> Train:
-        """How the teacher is trained: the recipe's `train` with the teacher's own laid over it."""
-        own = self.teacher.train if isinstance(self.teacher.train, dict) else {}
+    def train_of(self, section: Teacher) -> Train:
+        """How a teacher or assistant is trained: the recipe's `train` with its own laid over it."""
+        own = section.train if isinstance(section.train, dict) else {}
         shared = self.train.model_dump(exclude_unset=True)
         if "epochs" in own:
             shared.pop("read_at", None)
         return Train.model_validate({**shared, **own})
+
+
+def _one_of(names: list[str]) -> str:
+    return f"there is {', '.join(dict.fromkeys(names))}"

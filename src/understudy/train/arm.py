@@ -10,7 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from understudy import randomness
 from understudy.data import Batch, Preprocess
-from understudy.distill import Answer, Distiller
+from understudy.distill import Answer, Learner
+from understudy.distill.learner import gradient_norms
 from understudy.errors import RunError
 from understudy.recipe.schema import Train
 from understudy.train.checkpoint import all_finite
@@ -25,7 +26,7 @@ class Arm:
     Args:
         name: in tables and folders.
         role: what it is in the comparison.
-        distiller: the model with its objectives.
+        distiller: the model with what it learns from.
         settings: how it is trained.
         feed: which of the stage's feeds it sees.
         preprocess: from the shared pixels to its input.
@@ -37,7 +38,7 @@ class Arm:
         self,
         name: str,
         role: Role,
-        distiller: Distiller,
+        distiller: Learner,
         settings: Train,
         *,
         feed: str,
@@ -55,11 +56,12 @@ class Arm:
         self.optimizer = make_optimizer(distiller.parameters(), settings)
         # Walking the modules for their parameters costs a small student a tenth of its step: done once.
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.steps_per_epoch = steps_per_epoch
         self.schedule = make_schedule(self.optimizer, settings, steps_per_epoch, self.epochs)
         self.average: AveragedModel | None = None
         if settings.ema is not None:
             self.average = AveragedModel(
-                distiller.student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+                distiller.exported, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
             )
         self.best_score = float("-inf")
         self.best_weights: dict[str, Tensor] | None = None
@@ -67,23 +69,35 @@ class Arm:
         self.stopped = False
         self.sums: dict[str, Tensor] = {}
         self.steps_summed = 0
+        self.gradients: dict[str, float] = {}  # of each objective, weighted, at the epoch's first step
 
     @property
     def model(self) -> nn.Module:
         """The model that is evaluated and saved: the moving average where there is one."""
-        return self.average.module if self.average is not None else self.distiller.student
+        return self.average.module if self.average is not None else self.distiller.exported
 
     def is_active(self, epoch: int) -> bool:
         """Whether it is trained in an epoch, counted from 0."""
         return epoch < self.epochs and not self.stopped
 
-    def step(self, batch: Batch, images: Tensor, answer: Answer | None, *, seed: int, epoch: int, step: int) -> None:
+    def step(
+        self,
+        batch: Batch,
+        images: Tensor,
+        answer: Answer | None,
+        *,
+        second: Tensor | None = None,
+        seed: int,
+        epoch: int,
+        step: int,
+    ) -> None:
         """Train on one batch.
 
         Args:
             batch: what all arms of this feed see.
             images: the batch in this arm's preprocessing.
-            answer: the teacher's, shared by the arms.
+            answer: the teacher's, shared by the arms; where a second view is given, about both.
+            second: the second view of the images, where there is one.
             seed: of the run.
             epoch: counted from 0.
             step: counted from 0.
@@ -94,7 +108,8 @@ class Arm:
         randomness.seed_torch(randomness.key("step", seed, step))
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
-        for part, inputs, told in self._micro(batch, images, answer):
+        measured = step % self.steps_per_epoch != 0
+        for part, inputs, told, other in self._micro(batch, images, answer, second):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 losses = self.distiller(
                     inputs,
@@ -102,12 +117,16 @@ class Arm:
                     answer=told,
                     labelled=part.labelled,
                     sample_ids=part.sample_ids,
+                    second=other,
                     epoch=epoch,
                     step=step,
                 )
+            total = losses.total
+            if not measured and len(losses.terms) > 1:
+                total, measured = self._measure(losses.terms, epoch), True
             share = len(part) / len(batch)
-            (losses.total * share).backward()
-            for name, value in (("loss", losses.total.detach()), *losses.parts.items()):
+            (total * share).backward()
+            for name, value in (("loss", total.detach()), *losses.parts.items()):
                 means[name] = means[name] + value * share if name in means else value * share
         norm = nn.utils.get_total_norm([parameter.grad for parameter in self.trained if parameter.grad is not None])
         self._guard(means, norm, epoch, step)
@@ -117,17 +136,27 @@ class Arm:
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.distiller.student)
+            self.average.update_parameters(self.distiller.exported)
+
+    def _measure(self, terms: dict[str, Tensor], epoch: int) -> Tensor:
+        """Measure each objective's gradient, let those that hold a share of it be weighed anew, and add up."""
+        norms = gradient_norms(terms, self.distiller.student.parameters())
+        self.distiller.hold(norms, epoch)
+        weights = self.distiller.weights_at(epoch)
+        self.gradients = {name: abs(weights.get(name, 1.0)) * norm for name, norm in norms.items()}
+        return self.distiller.weigh(terms, epoch)
 
     def _micro(
-        self, batch: Batch, images: Tensor, answer: Answer | None
-    ) -> Iterator[tuple[Batch, Tensor, Answer | None]]:
+        self, batch: Batch, images: Tensor, answer: Answer | None, second: Tensor | None
+    ) -> Iterator[tuple[Batch, Tensor, Answer | None, Tensor | None]]:
         """The step's batch in as many micro-batches as gradients are accumulated over."""
         if self.settings.accumulate == 1:
-            yield batch, images, answer
+            yield batch, images, answer, second
             return
         for rows in torch.arange(len(batch), device=images.device).chunk(self.settings.accumulate):
-            yield batch.at(rows), images[rows], None if answer is None else answer.at(rows)
+            both = rows if second is None else torch.cat([rows, rows + len(batch)])
+            told = None if answer is None else answer.at(both)
+            yield batch.at(rows), images[rows], told, None if second is None else second[rows]
 
     def _guard(self, means: dict[str, Tensor], norm: Tensor, epoch: int, step: int) -> None:
         """Add the step's losses to the epoch's; a step that is not finite changes neither weights nor optimiser."""
@@ -201,6 +230,8 @@ class Arm:
             "stopped": self.stopped,
             "sums": self.sums,
             "steps_summed": self.steps_summed,
+            "gradients": self.gradients,
+            "held": self.distiller.held(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -218,3 +249,5 @@ class Arm:
         device = next(self.distiller.parameters()).device
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.steps_summed = state["steps_summed"]
+        self.gradients = state["gradients"]
+        self.distiller.set_held(state["held"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from understudy.data import Batch, Feed
-from understudy.distill import Answer, Teacher
+from understudy.distill import Answer
 from understudy.train.arm import Arm
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.folder import Log, RunFolder
@@ -29,11 +29,10 @@ class Stage:
         arms: what is trained.
         feeds: where batches come from, by name.
         steps_per_epoch: steps of one epoch, the same for all feeds.
-        teacher: answers for the arms that need it.
-        evaluate: scores of an arm's model, by `validation` and `test`.
+        evaluate: scores of an arm's model, by `validation` and `test`; None where there is nothing to score yet.
         metric: the score that epochs are chosen by.
         device: where it is trained.
-        ahead: how many steps' batches the teacher answers at once.
+        ahead: how many steps' batches the teachers answer at once.
     """
 
     name: str
@@ -41,8 +40,7 @@ class Stage:
     arms: tuple[Arm, ...]
     feeds: Mapping[str, Feed]
     steps_per_epoch: int
-    teacher: Teacher | None
-    evaluate: Callable[[Arm], Scores]
+    evaluate: Callable[[Arm], Scores] | None
     metric: str
     device: torch.device
     ahead: int = 1
@@ -101,13 +99,14 @@ def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) ->
 
 
 Batches = Mapping[str, Batch]
+# Of each arm, by its name.
 Answers = Mapping[str, Answer | None]
 
 
 def train_step(
     stage: Stage, arms: list[Arm], batches: Batches, epoch: int, step: int, answers: Answers | None = None
 ) -> None:
-    """One step of every arm: the pixels are prepared once for each preprocessing, the teacher is asked once a feed.
+    """One step of every arm: the pixels are prepared once for each preprocessing, a teacher is asked once a feed.
 
     Args:
         stage: what is trained.
@@ -115,23 +114,35 @@ def train_step(
         batches: one for each feed in use.
         epoch: counted from 0.
         step: counted from 0.
-        answers: the teacher's for each feed; by default it is asked here.
+        answers: the teachers' for each arm; by default they are asked here.
     """
     prepared: dict[Any, Tensor] = {}
-    answers = answers if answers is not None else _ask(stage, arms, [batches], epoch)[0]
+    answers = answers if answers is not None else _ask(arms, [batches], epoch)[0]
+
+    def view(arm: Arm, images: Tensor, which: str) -> Tensor:
+        place = (arm.feed, arm.preprocess, which)
+        if place not in prepared:
+            prepared[place] = arm.preprocess(images)
+        return prepared[place]
+
     for arm in arms:
         batch = batches[arm.feed]
-        view = (arm.feed, arm.preprocess)
-        if view not in prepared:
-            prepared[view] = arm.preprocess(batch.images)
-        answer = answers[arm.feed] if arm.distiller.teacher is not None else None
-        arm.step(batch, prepared[view], answer, seed=stage.seed, epoch=epoch, step=step)
+        second = view(arm, batch.second, "second") if _sees_second(arm, batch) else None  # pyright: ignore[reportArgumentType]
+        arm.step(
+            batch,
+            view(arm, batch.images, "first"),
+            answers[arm.name],
+            second=second,
+            seed=stage.seed,
+            epoch=epoch,
+            step=step,
+        )
 
 
 def steps(stage: Stage, arms: list[Arm], epoch: int, start: int) -> Iterator[tuple[Batches, Answers]]:
-    """The batches of an epoch from a step on, with the teacher's answers to them.
+    """The batches of an epoch from a step on, with the teachers' answers to them.
 
-    Of small images the teacher is asked about several steps' batches at once: a large teacher's weights then pass
+    Of small images a teacher is asked about several steps' batches at once: a large teacher's weights then pass
     through the processor's caches once for all of them, and leave the students' steps between undisturbed.
 
     Args:
@@ -150,40 +161,58 @@ def steps(stage: Stage, arms: list[Arm], epoch: int, start: int) -> Iterator[tup
             {name: next(source).to(stage.device) for name, source in sources.items()}
             for _ in range(min(stage.ahead, end - here))
         ]
-        answers = _ask(stage, arms, group, epoch)
+        answers = _ask(arms, group, epoch)
         skipped = max(0, start - here)
         yield from zip(group[skipped:], answers[skipped:], strict=True)
 
 
-def _ask(stage: Stage, arms: list[Arm], group: Sequence[Batches], epoch: int) -> list[Answers]:
-    """One teacher pass a feed over a group of batches, with all that the feed's arms need of it."""
-    answers: list[dict[str, Answer | None]] = [{} for _ in group]
-    for feed in group[0]:
-        asking = [arm for arm in arms if arm.feed == feed and arm.distiller.asks_teacher(epoch)]
-        told = _answers(stage.teacher, [batches[feed] for batches in group], asking)
-        for mine, answer in zip(answers, told, strict=True):
-            mine[feed] = answer
+def _ask(arms: list[Arm], group: Sequence[Batches], epoch: int) -> list[Answers]:
+    """One pass of each teacher over a group of batches, with all that the arms it teaches need of it."""
+    answers: list[dict[str, Answer | None]] = [dict.fromkeys(arm.name for arm in arms) for _ in group]
+    classes: dict[tuple[str, int], list[Arm]] = {}
+    for arm in arms:
+        if arm.distiller.teacher is not None and arm.distiller.asks_teacher(epoch):
+            classes.setdefault((arm.feed, id(arm.distiller.teacher)), []).append(arm)
+    for (feed, _), taught in classes.items():
+        batches = [batches[feed] for batches in group]
+        for mine, batch, answer in zip(answers, batches, _answers(batches, taught), strict=True):
+            for arm in taught:
+                mine[arm.name] = answer if _sees_second(arm, batch) else answer.at(slice(len(batch)))
     return list(answers)
 
 
-def _answers(teacher: Teacher | None, batches: list[Batch], asking: list[Arm]) -> Sequence[Answer | None]:
-    if teacher is None or not asking:
-        return [None] * len(batches)
-    taps = dict.fromkeys(path for arm in asking for path in arm.distiller.teacher_taps)
-    logits = any(arm.distiller.needs_teacher_logits for arm in asking)
-    images = batches[0].images if len(batches) == 1 else torch.cat([batch.images for batch in batches])
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=asking[0].settings.precision == "bf16"):
+def _answers(batches: list[Batch], taught: list[Arm]) -> Sequence[Answer]:
+    """What a teacher says to some batches, a second view after the first where an arm sees one."""
+    teacher = taught[0].distiller.teacher
+    assert teacher is not None
+    taps = dict.fromkeys(path for arm in taught for path in arm.distiller.teacher_taps)
+    logits = any(arm.distiller.needs_teacher_logits for arm in taught)
+    second = any(_sees_second(arm, batches[0]) for arm in taught)
+    parts = [view for batch in batches for view in ((batch.images, batch.second) if second else (batch.images,))]
+    images = parts[0] if len(parts) == 1 else torch.cat(parts)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert images is not None
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=taught[0].settings.precision == "bf16"):
         answer = teacher(images, taps=taps, logits=logits)
     if len(batches) == 1:
         return [answer]
-    rows = torch.arange(len(images), device=images.device).split([len(batch) for batch in batches])
-    return [answer.at(part) for part in rows]
+    sizes = [len(batch) * (1 + second) for batch in batches]
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return [answer.at(slice(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _sees_second(arm: Arm, batch: Batch) -> bool:
+    return batch.second is not None and arm.distiller.takes_second_view
 
 
 def _end_epoch(stage: Stage, arm: Arm, log: Log, epoch: int, step: int) -> None:
     means = arm.mean_losses(epoch)
     total = means.pop("loss")
     log.write(kind="train", epoch=epoch + 1, step=step, lr=arm.rate, loss=total, losses=means)
+    if arm.gradients:
+        weights = arm.distiller.weights_at(epoch)
+        log.write(kind="gradients", epoch=epoch + 1, step=step, norms=arm.gradients, weights=weights)
+    if stage.evaluate is None:
+        return
     last = epoch + 1 == arm.epochs
     if not last and (epoch + 1) % arm.settings.evaluate_every and epoch + 1 not in arm.settings.read_at:
         return

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from understudy.run.measure import seconds_a_step
 from understudy.run.show import describe_data
+from understudy.tasks.classify.stages import every_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.loop import Stage
@@ -25,20 +26,15 @@ def rehearse(job: "Students", console: Console) -> None:
         job: what would be run.
         console: where to say it.
     """
-    task, recipe = job.task, job.recipe
-    console.print(describe_data(task.source.name, task.splits, recipe.data.augment), highlight=False)
-    stages = []
-    if recipe.teacher.is_trained:
-        stages.append((task.teacher_stage(recipe.seed), recipe.teacher_seeds))
-    teacher = task.as_teacher(task.build("teacher", recipe.seed))
-    stages.append((task.student_stage(recipe.seed, teacher), recipe.seeds))
+    task = job.task
+    console.print(describe_data(task.source.name, task.splits, task.recipe.data.augment), highlight=False)
     total = 0.0
-    for stage, repeats in stages:
+    for stage, repeats in every_stage(task):
         seconds = _rehearse(stage) * stage.steps_per_epoch
         total += seconds * stage.epochs * repeats
         console.print(f"stage {stage.name}: {', '.join(arm.name for arm in stage.arms)}", highlight=False)
         for arm in stage.arms:
-            _describe(arm.name, stage, console)
+            console.print(f"  {arm.name}: {'; '.join(arm.distiller.describe())}", highlight=False)
         console.print(f"  {seconds:.1f} s an epoch, {stage.epochs} epochs, {repeats} times", highlight=False)
     console.print(f"peak memory {_peak_memory(task) / 2**20:,.0f} MiB", highlight=False)
     console.print(f"about {_duration(total)} to finish, evaluations not counted", highlight=False)
@@ -61,15 +57,6 @@ def _rehearse(stage: Stage) -> float:
                     raise RuntimeError(f"the checkpoint holds another value of {name}")
             arm.load_state(after[arm.name])
     return seconds
-
-
-def _describe(name: str, stage: Stage, console: Console) -> None:
-    arm = next(arm for arm in stage.arms if arm.name == name)
-    parts = []
-    for objective in arm.distiller.objective_list():
-        places = " and ".join((*objective.student_paths, *objective.teacher_paths)) or "logits"
-        parts.append(f"{objective.weight_at(0):g} x {objective.name} on {places}")
-    console.print(f"  {name}: {'; '.join(parts)}", highlight=False)
 
 
 def _peak_memory(task: Classify) -> int:

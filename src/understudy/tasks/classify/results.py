@@ -24,7 +24,7 @@ def summarise(
     facts: Mapping[str, Facts],
     *,
     metric: str,
-    teacher_scores: Mapping[str, float] | None,
+    given: Mapping[str, Mapping[str, float]],
     notes: list[str],
 ) -> dict[str, Any]:
     """Make results.json from the metrics that the arms wrote.
@@ -34,23 +34,22 @@ def summarise(
         recipe: that was run.
         facts: for `teacher` and each arm: role, parameters, macs, latency_ms, size_bytes.
         metric: the score that the verdict is about.
-        teacher_scores: test scores of a teacher that was not trained here.
+        given: test scores of the models that were not trained here, by name.
         notes: what a reader of the table must know.
     """
-    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
-    teacher_seeds = range(recipe.seed, recipe.seed + recipe.teacher_seeds)
+    teachers = {**recipe.teachers, **recipe.all_assistants}
     models: dict[str, Any] = {}
     logs: dict[str, Evaluations] = {}
     for name, about in facts.items():
-        if name == "teacher" and teacher_scores is not None:
-            models[name] = {**about, "metrics": _constant(teacher_scores)}
+        if name in given:
+            models[name] = {**about, "metrics": _constant(given[name])}
             continue
-        settings, of_arm = (recipe.teacher_train, teacher_seeds) if name == "teacher" else (recipe.train, seeds)
-        logs[name] = {seed: _evaluations(folder, name, seed) for seed in of_arm}
+        settings = recipe.train_of(teachers[name]) if name in teachers else recipe.train
+        logs[name] = {seed: _evaluations(folder, name, seed) for seed in _seeds_of(name, recipe)}
         models[name] = {**about, "metrics": _metrics(logs[name], metric, settings.early_stop is not None)}
-    if len(models) == 1:
+    if not set(models) - set(teachers) - {"teacher"}:
         return _told(recipe, models, {}, None, "validation", notes, folder.fingerprint())
-    students = {name: log for name, log in logs.items() if name != "teacher"}
+    students = {name: log for name, log in logs.items() if name not in teachers}
     selection = "validation" if "validation" in next(iter(students.values()))[recipe.seed][-1] else "test"
     if recipe.grid:
         _mark_chosen(recipe, models, students, metric)
@@ -64,6 +63,12 @@ def summarise(
     best = max(compared, key=lambda name: fmean(compared[name].values()))
     notes = [*notes, *control_note, *_notes(recipe, models, metric, selection)]
     return _told(recipe, models, found, best, selection, notes, folder.fingerprint())
+
+
+def _seeds_of(name: str, recipe: ClassifyRecipe) -> range:
+    if name in recipe.teachers:
+        return range(recipe.seed, recipe.seed + recipe.teacher_seeds)
+    return range(recipe.seed, recipe.seed + 1) if name in recipe.all_assistants else recipe.all_seeds
 
 
 def _told(
@@ -150,7 +155,7 @@ def _mark_chosen(recipe: ClassifyRecipe, models: dict[str, Any], logs: Mapping[s
     def mean_score(name: str) -> float:
         return fmean(_selection_score(_final(log, metric, stops_early), metric) for log in logs[name].values())
 
-    for names in groups(recipe).values():
+    for names in groups(recipe):
         chosen = max(names, key=mean_score)
         for name in names:
             models[name]["chosen"] = name == chosen

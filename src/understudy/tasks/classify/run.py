@@ -3,24 +3,29 @@
 import json
 import shutil
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from understudy.data import Preprocess
-from understudy.distill import Teacher
+from understudy.distill import Ensemble, Teacher
+from understudy.distill.pretraining import Pretraining
 from understudy.distill.taps import logits_of
 from understudy.errors import UserError
 from understudy.models import load, save
+from understudy.models.store import write_tensors
 from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import measure, seconds_a_step
 from understudy.run.show import describe_data, first_batch
 from understudy.tasks.classify.dry import rehearse
 from understudy.tasks.classify.results import check_control, summarise
+from understudy.tasks.classify.stages import every_stage, init_stage, stage_name, student_stage
 from understudy.tasks.classify.task import METRIC, Classify
-from understudy.tasks.classify.teacher import gate, ready_teacher, teacher_scores
-from understudy.tasks.classify.variants import student_arms
+from understudy.tasks.classify.teacher import gate, ready_assistants, ready_teacher, teacher_scores
+from understudy.tasks.classify.variants import distilled_arms, student_arms
 from understudy.train.files import write_atomically
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest
@@ -57,14 +62,18 @@ class Students:
         teachers = [ready_teacher(task, folder, seed, display, stop) for seed in _teacher_seeds(recipe)]
         first_batch(task, teachers[0]).save(folder.path / "first_batch.png")
         gate(task, teachers[0], display)
-        for index, seed in enumerate(() if only_teacher else recipe.all_seeds):
-            _train_students(task, folder, seed, teachers[index % len(teachers)], display, stop)
+        if not only_teacher:
+            for index, seed in enumerate(recipe.all_seeds):
+                teacher = teachers[index % len(teachers)]
+                task.start_students_from(teacher)
+                who = ready_assistants(task, folder, teacher, display, stop)
+                _train_students(task, folder, seed, who, display, stop)
         results = summarise(
             folder,
             recipe,
             _facts(task, folder, teachers[0], only_teacher),
             metric=METRIC,
-            teacher_scores=None if recipe.teacher.is_trained else teacher_scores(task, teachers[0]),
+            given=_given_scores(task, folder, teachers[0]),
             notes=_notes(teachers[0], task),
         )
         if results["best"] is not None:
@@ -85,11 +94,9 @@ def prepare(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
     """
     check_control(recipe)
     task = Classify(recipe, objects, device(recipe.train))
-    for which in ("teacher", "student"):
+    for which in (*recipe.teachers, *recipe.all_assistants, "student"):
         _check_takes_images(task, which)
-    task.student_stage(recipe.seed, task.as_teacher(task.build("teacher", recipe.seed)))
-    if recipe.teacher.is_trained:
-        task.teacher_stage(recipe.seed)
+    every_stage(task)
     return Students(task)
 
 
@@ -103,26 +110,67 @@ def reopen(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
 
 
 def _train_students(
-    task: Classify, folder: RunFolder, seed: int, teacher: Teacher, display: Display, stop: StopRequest
+    task: Classify, folder: RunFolder, seed: int, teachers: dict[str, Teacher], display: Display, stop: StopRequest
 ) -> None:
-    name = f"seed-{seed}"
-    if name in folder.finished_stages:
-        return
-    stage = task.student_stage(seed, teacher, _equal_time(task, folder, teacher))
-    fit(stage, folder, display, stop)
-    for arm in stage.arms:
-        text = f"{arm.name} (seed {seed}) of the run {task.recipe.name}."
-        save(arm.model, folder.arm(arm.name, seed) / "student", task.card("student", arm.model, text=text))
-    folder.finish_stage(name)
+    """One generation after the other; each is taught by those before it."""
+    teachers = dict(teachers)
+    for generation in range(1, 1 + max(method.generations for method in task.recipe.method)):
+        name = stage_name(seed, generation)
+        if name not in folder.finished_stages:
+            prepared = _init_stage(task, folder, seed, teachers, generation, display, stop)
+            equal_time = _equal_time(task, folder, teachers)
+            stage = student_stage(task, seed, teachers, generation=generation, equal_time=equal_time)
+            for arm in stage.arms:
+                if arm.name in prepared:
+                    arm.distiller.load_state_dict(load_file(prepared[arm.name]))
+            fit(stage, folder, display, stop)
+            for arm in stage.arms:
+                text = f"{arm.name} (seed {seed}) of the run {task.recipe.name}."
+                save(arm.model, _saved(folder, arm.name, seed), task.card("student", arm.model, text=text))
+            folder.finish_stage(name)
+        for arm, planned in distilled_arms(task.recipe).items():
+            if planned.generation == generation < planned.method.generations:
+                teachers[arm] = task.as_teacher(_load(task, folder, arm, seed), "student")
 
 
-def _equal_time(task: Classify, folder: RunFolder, teacher: Teacher) -> float:
+def _init_stage(
+    task: Classify,
+    folder: RunFolder,
+    seed: int,
+    teachers: Mapping[str, Teacher],
+    generation: int,
+    display: Display,
+    stop: StopRequest,
+) -> dict[str, Path]:
+    """What was trained before a generation's students: for their arms, the file that they start from."""
+    stage = init_stage(task, seed, teachers, generation)
+    if stage is None:
+        return {}
+    files = {arm.name: folder.arm(arm.name, seed) / "init.safetensors" for arm in stage.arms}
+    if stage.name not in folder.finished_stages:
+        fit(stage, folder, display, stop)
+        for arm in stage.arms:
+            learner = arm.distiller.distiller if isinstance(arm.distiller, Pretraining) else arm.distiller
+            write_tensors({key: value.cpu() for key, value in learner.state_dict().items()}, files[arm.name])
+        folder.finish_stage(stage.name)
+    return {name.removesuffix("-init"): path for name, path in files.items()}
+
+
+def _saved(folder: RunFolder, arm: str, seed: int) -> Path:
+    return folder.arm(arm, seed) / "student"
+
+
+def _load(task: Classify, folder: RunFolder, arm: str, seed: int) -> nn.Module:
+    return load(_saved(folder, arm, seed), given=task.objects.get("student")).to(task.device)
+
+
+def _equal_time(task: Classify, folder: RunFolder, teachers: Mapping[str, Teacher]) -> float:
     """How much longer a control may train to take the time of distilling: measured once and kept with the run."""
     if not isinstance(task.recipe.control, tuple) or "equal_time" not in task.recipe.control:
         return 1.0
     path = folder.path / "equal_time.json"
     if not path.exists():
-        stage = task.student_stage(task.recipe.seed, teacher)
+        stage = student_stage(task, task.recipe.seed, teachers)
         control = [arm for arm in stage.arms if arm.role == "control"]
         distilled = [arm for arm in stage.arms if arm.role == "distilled"][:1]
         ratio = seconds_a_step(stage, distilled) / seconds_a_step(stage, control)
@@ -137,6 +185,10 @@ def _notes(teacher: Teacher, task: Classify) -> list[str]:
     for which in ("teacher", "student"):
         if isinstance(task.objects.get(which), nn.Module):
             notes.append(f"The {which} was given as a module: every seed starts from its weights.")
+    if task.copied is not None:
+        notes.append(
+            f"Every student, the control too, starts from the teacher: {task.copied[0]} of {task.copied[1]} tensors."
+        )
     return notes
 
 
@@ -144,9 +196,9 @@ def _teacher_seeds(recipe: ClassifyRecipe) -> range:
     return range(recipe.seed, recipe.seed + (recipe.teacher_seeds if recipe.teacher.is_trained else 1))
 
 
-def _check_takes_images(task: Classify, which: Literal["teacher", "student"]) -> None:
+def _check_takes_images(task: Classify, which: str) -> None:
     module = task.build(which, task.recipe.seed)
-    model = getattr(task.recipe, which)
+    model = task.section(which)
     example = task.example(task.preprocess(which, module))
     try:
         with torch.no_grad():
@@ -169,24 +221,55 @@ def _plan(recipe: ClassifyRecipe) -> str:
     arms = student_arms(recipe)
     epochs = recipe.train.epochs
     control = f", {1 / len(arms):.0%} of them for the control" if "student_alone" in arms else ""
-    teacher = f"teacher {recipe.teacher_train.epochs} epochs, then " if recipe.teacher.is_trained else ""
+    before = {
+        name: recipe.train_of(section).epochs
+        for name, section in {**recipe.teachers, **recipe.all_assistants}.items()
+        if section.is_trained
+    }
+    first = "".join(f"{name} {epochs} epochs, then " for name, epochs in before.items())
     return (
-        f"plan: {teacher}{len(arms)} students ({', '.join(arms)}) x {recipe.seeds} seeds x {epochs} epochs = "
+        f"plan: {first}{len(arms)} students ({', '.join(arms)}) x {recipe.seeds} seeds x {epochs} epochs = "
         f"{len(arms) * recipe.seeds * epochs:,} epochs{control}"
     )
 
 
 def _facts(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bool) -> dict[str, dict[str, Any]]:
-    """Role, size and cost of each model; the students have one architecture and share theirs."""
-    facts = {
-        "teacher": {
-            "role": "teacher",
-            **measure(teacher.model, task.example(teacher.preprocess or Preprocess(), 1)),
-        }
-    }
+    """Role, size and cost of each model; students of one architecture share theirs."""
+
+    def cost(module: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
+        return measure(module, task.example(preprocess, 1))
+
+    facts = {"teacher": {"role": "teacher", **cost(teacher.model, teacher.preprocess or Preprocess())}}
+    if isinstance(teacher.model, Ensemble):
+        for name, module, asked in zip(task.recipe.teachers, teacher.model.members, teacher.model.asked, strict=True):
+            facts[name] = {"role": "other", **cost(module, asked.preprocess)}
     if only_teacher:
         return facts
-    saved = folder.arm(next(iter(task.arms)), task.recipe.seed) / "student"
-    student = load(saved, given=task.objects.get("student")).to(task.device)
-    cost = measure(student, task.example(task.preprocess("student", student), 1))
-    return facts | {name: {"role": role, **cost} for name, role in task.arms.items()}
+    for name in task.recipe.all_assistants:
+        module = load(_saved(folder, name, task.recipe.seed), given=task.objects.get(name)).to(task.device)
+        facts[name] = {"role": "other", **cost(module, task.preprocess(name, module))}
+    known: dict[str, dict[str, Any]] = {}
+    for name, role in task.arms.items():
+        student = _load(task, folder, name, task.recipe.seed)
+        architecture = type(student).__name__
+        if architecture not in known:
+            known[architecture] = cost(student, task.preprocess("student", student))
+        facts[name] = {"role": role, **known[architecture]}
+    return facts
+
+
+def _given_scores(task: Classify, folder: RunFolder, teacher: Teacher) -> dict[str, dict[str, float]]:
+    """Test scores of what was not trained here, and of several teachers together."""
+    recipe = task.recipe
+    given = {}
+    if len(recipe.teachers) > 1 or not recipe.teacher.is_trained:
+        given["teacher"] = teacher_scores(task, teacher)
+    if isinstance(teacher.model, Ensemble):
+        for (name, section), module in zip(recipe.teachers.items(), teacher.model.members, strict=True):
+            if not section.is_trained:
+                given[name] = teacher_scores(task, task.as_teacher(module, name))
+    for name, section in recipe.all_assistants.items():
+        if not section.is_trained:
+            module = load(_saved(folder, name, recipe.seed), given=task.objects.get(name)).to(task.device)
+            given[name] = teacher_scores(task, task.as_teacher(module, name))
+    return given

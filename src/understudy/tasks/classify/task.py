@@ -1,7 +1,6 @@
 """Image classification: the models, data, steps and scores of a recipe."""
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -10,17 +9,16 @@ from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.data import Feed, Preprocess, Splits, load_source, split
-from understudy.distill import Distiller, Objective, Schedule, Teacher
+from understudy.distill import Ensemble, Member, Teacher
+from understudy.distill.rehead import Reheaded
 from understudy.errors import UserError
 from understudy.evaluate import asking, score
-from understudy.losses import CrossEntropy
-from understudy.losses.table import LOSSES
 from understudy.models import Card, build
-from understudy.recipe.schema import ClassifyRecipe, Method, Model, Train, Weight, WeightSchedule
-from understudy.recipe.signature import options
-from understudy.tasks.classify.variants import distilled_arms, student_arms
-from understudy.train.arm import Arm, Role
-from understudy.train.loop import Scores, Stage
+from understudy.models.start import start_from
+from understudy.recipe.schema import ClassifyRecipe, Method, Model, Train
+from understudy.tasks.classify.variants import student_arms
+from understudy.train.arm import Arm
+from understudy.train.loop import Scores
 
 METRIC = "accuracy"
 _VALUES_AT_ONCE = 1_000_000
@@ -46,17 +44,17 @@ class Classify:
         self.splits: Splits = split(self.source, recipe.data)
         self.classes = len(self.splits.classes)
         self.arms = student_arms(recipe)
+        # The teacher that students start from where the recipe says so, and how many of their tensors it gave.
+        self.origin: nn.Module | None = None
+        self.copied: tuple[int, int] | None = None
         self._check_normalisation()
         withheld = {str(word) for word in recipe.data.without}
         self.recall_of = [index for index, name in enumerate(self.splits.classes) if name in withheld]
 
     def _check_normalisation(self) -> None:
         channels = self.splits.shape[0]
-        for where, section in (
-            ("data", self.recipe.data),
-            ("teacher", self.recipe.teacher),
-            ("student", self.recipe.student),
-        ):
+        sections = {"data": self.recipe.data, **self.recipe.teachers, **self.recipe.all_assistants}
+        for where, section in (*sections.items(), ("student", self.recipe.student)):
             for key in ("mean", "std"):
                 values = getattr(section, key)
                 if values is not None and len(values) not in (1, channels):
@@ -67,21 +65,52 @@ class Classify:
 
     # Models
 
-    def build(self, which: str, seed: int) -> nn.Module:
-        """Build the teacher or a student; equal seeds give equal starting weights.
+    def section(self, which: str) -> Model:
+        """The recipe's section of a model.
 
         Args:
-            which: `teacher` or `student`.
-            seed: of the run.
+            which: `student`, or the name of a teacher or assistant.
         """
-        model: Model = getattr(self.recipe, which)
+        known = {"teacher": self.recipe.teacher, **self.recipe.teachers, **self.recipe.all_assistants}
+        return self.recipe.student if which == "student" else known[which]
+
+    def build(self, which: str, seed: int) -> nn.Module:
+        """Build a teacher, an assistant or a student; equal seeds give equal starting weights.
+
+        Args:
+            which: `student`, or the name of a teacher or assistant.
+            seed: of the run.
+
+        Raises:
+            UserError: the student is to start from the teacher, which has no tensor like its own.
+        """
         randomness.seed_torch(randomness.key("init", which, seed))
-        module = build(model, classes=self.classes, shape=self.splits.shape, given=self.objects.get(which))
+        module = build(
+            self.section(which), classes=self.classes, shape=self.splits.shape, given=self.objects.get(which)
+        )
+        init = self.recipe.student.init if which == "student" else None
+        if init is not None and self.origin is not None:
+            copied = start_from(module, self.origin, blocks=init == "teacher-blocks")
+            if not copied:
+                raise UserError("no tensor of the teacher has a name and shape of the student's", where="student.init")
+            self.copied = copied, len(module.state_dict())
         return module.to(self.device)
+
+    def peers(self, method: Method, seed: int) -> list[nn.Module]:
+        """The further students of mutual learning, each with starting weights of its own."""
+        peers = method.peers if isinstance(method.peers, tuple) else (self.recipe.student,) * method.peers
+        modules = []
+        for number, peer in enumerate(peers):
+            randomness.seed_torch(randomness.key("init", "peer", number, seed))
+            given = self.objects.get("student")
+            modules.append(build(peer, classes=self.classes, shape=self.splits.shape, given=given).to(self.device))
+        return modules
 
     def preprocess(self, which: str, module: nn.Module) -> Preprocess:
         """How a model wants its input: as its section says, as it was trained, or as the data section says."""
-        model: Model = getattr(self.recipe, which)
+        if isinstance(module, Ensemble):
+            return Preprocess()  # its members have their own
+        model = self.section(which)
         data = self.recipe.data
         card: Card | None = getattr(module, "card", None)
         if card is not None:
@@ -93,9 +122,9 @@ class Classify:
 
     def card(self, which: str, module: nn.Module, *, fingerprint: str = "", text: str = "") -> Card:
         """What a model is saved with."""
-        model: Model = getattr(self.recipe, which)
+        described = self.section(which).model_dump(mode="json", exclude={"train", "share", "copies", "init"})
         return Card(
-            model=model.model_dump(mode="json", exclude={"train"}),
+            model=module.described(described) if isinstance(module, Reheaded) else described,
             classes=self.splits.classes,
             shape=self.splits.shape,
             preprocess=self.preprocess(which, module),
@@ -107,16 +136,37 @@ class Classify:
         """A few images as a model takes them."""
         return preprocess(self.feed("students", 0)[0].images[:count].to(self.device))
 
-    def as_teacher(self, module: nn.Module) -> Teacher:
+    def as_teacher(self, module: nn.Module, which: str = "teacher") -> Teacher:
         """Freeze a model into a teacher that answers in chunks: of small images several batches, else a micro-batch.
+
+        Args:
+            module: any classifier of the recipe.
+            which: the section that it was made from.
 
         Raises:
             UserError: it knows other classes than the data.
         """
         train = self.recipe.train
         chunk = -(-train.batch_size * self.ahead // train.accumulate)
-        preprocess = self.preprocess("teacher", module)
-        return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self._columns(module))
+        preprocess = self.preprocess(which, module)
+        return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self.columns(module))
+
+    def ensemble(self, modules: Mapping[str, nn.Module]) -> Ensemble:
+        """Several teachers as one, each asked in its own way.
+
+        Args:
+            modules: by the name of the teacher.
+        """
+        asked = [
+            Member(self.preprocess(name, module), self.columns(module), self.recipe.teachers[name].share)
+            for name, module in modules.items()
+        ]
+        return Ensemble(list(modules.values()), asked)
+
+    def start_students_from(self, teacher: Teacher) -> None:
+        """Where the recipe says so, students start from this teacher's tensors; of several from the first's."""
+        if self.recipe.student.init is not None:
+            self.origin = teacher.model.members[0] if isinstance(teacher.model, Ensemble) else teacher.model
 
     @property
     def ahead(self) -> int:
@@ -125,7 +175,7 @@ class Classify:
         images = min(256, _VALUES_AT_ONCE // prod(self.splits.shape))
         return max(1, images // train.batch_size) if train.accumulate == 1 else 1
 
-    def _columns(self, module: nn.Module) -> list[int] | None:
+    def columns(self, module: nn.Module) -> list[int] | None:
         """Where a saved teacher names the same classes in another order: its logit for each of ours."""
         card: Card | None = getattr(module, "card", None)
         if card is None or card.classes == self.splits.classes:
@@ -139,114 +189,6 @@ class Classify:
             )
         return [card.classes.index(name) for name in self.splits.classes]
 
-    # Stages
-
-    def teacher_stage(self, seed: int) -> Stage:
-        """Training the teacher alone, on every labelled sample."""
-        settings = self.recipe.teacher_train
-        module = self.build("teacher", seed)
-        feed = self.feed("teacher", seed, settings)
-        preprocess = self.preprocess("teacher", module)
-        arm = self._arm(
-            "teacher",
-            "teacher",
-            module,
-            [_labels(1.0)],
-            None,
-            settings,
-            feed,
-            preprocess=preprocess,
-            on="teacher",
-        )
-        return self._stage(f"teacher-{seed}", seed, (arm,), {"teacher": feed}, None)
-
-    def student_stage(self, seed: int, teacher: Teacher | None, equal_time: float = 1.0) -> Stage:
-        """Training a seed's students together: the controls alone, the others with the teacher.
-
-        Args:
-            seed: of the run.
-            teacher: asked once a step for all of them.
-            equal_time: for the control of that name, how many times longer it may train.
-        """
-        settings = self.recipe.train
-        feeds = {"students": self.feed("students", seed)}
-        on = "students"
-        if self.recipe.data.transfer != "none":
-            feeds["control"] = self.feed("control", seed)
-            on = "control"
-        pace = feeds["students"]
-        arms = []
-        for name in self.recipe.control if isinstance(self.recipe.control, tuple) else ():
-            module = self.build("student", seed)
-            smoothing = 0.1 if name == "label_smoothing" else 0.0
-            epochs = max(1, round(settings.epochs * equal_time)) if name == "equal_time" else None
-            arm_name = "student_alone" if name == "train" else f"student_{name}"
-            role = "control" if name == "train" else "other"
-            arms.append(
-                self._arm(
-                    arm_name,
-                    role,
-                    module,
-                    [_labels(1.0, smoothing)],
-                    None,
-                    settings,
-                    pace,
-                    on=on,
-                    epochs=epochs,
-                )
-            )
-        for arm_name, method in distilled_arms(self.recipe).items():
-            module = self.build("student", seed)
-            wanted = objectives(method, len(self.source.train))
-            arms.append(self._arm(arm_name, "distilled", module, wanted, teacher, settings, pace, on="students"))
-        return self._stage(f"seed-{seed}", seed, tuple(arms), feeds, teacher)
-
-    def _stage(
-        self, name: str, seed: int, arms: tuple[Arm, ...], feeds: dict[str, Feed], teacher: Teacher | None
-    ) -> Stage:
-        pace = feeds.get("students") or feeds["teacher"]
-        return Stage(
-            name,
-            seed,
-            arms,
-            feeds,
-            pace.steps_per_pass,
-            teacher,
-            evaluate=self.evaluate,
-            metric=METRIC,
-            device=self.device,
-            ahead=self.ahead if teacher is not None else 1,
-        )
-
-    def _arm(
-        self,
-        name: str,
-        role: Role,
-        module: nn.Module,
-        objectives: list[Objective],
-        teacher: Teacher | None,
-        settings: Train,
-        pace: Feed,
-        *,
-        on: str,
-        preprocess: Preprocess | None = None,
-        epochs: int | None = None,
-    ) -> Arm:
-        preprocess = preprocess or self.preprocess("student", module)
-        distiller = Distiller(
-            student=module, teacher=teacher, objectives=objectives, example=self.example(preprocess)
-        ).to(self.device)
-        return Arm(
-            name,
-            role,
-            distiller,
-            settings,
-            feed=on,
-            preprocess=preprocess,
-            steps_per_epoch=pace.steps_per_pass,
-            epochs=epochs,
-        )
-
     def feed(self, which: str, seed: int, settings: Train | None = None) -> Feed:
         """The training batches of a use of the data: `teacher`, `control` or `students`."""
         settings = settings or self.recipe.train
@@ -256,6 +198,7 @@ class Classify:
             seed=seed,
             settings=self.recipe.data.augment,
             classes=self.classes,
+            second_view=self.recipe.data.second_view if which == "students" else None,
         )
 
     # Scores
@@ -272,52 +215,6 @@ class Classify:
             for name, part in parts.items()
             if part is not None
         }
-
-
-def objectives(method: Method, samples: int) -> list[Objective]:
-    """Build a method's objectives: the labels with their weight, then its losses.
-
-    Args:
-        method: as the recipe describes it.
-        samples: of the training set, for losses that keep something of each.
-    """
-    built = [_labels(schedule(method.labels), method.label_smoothing)] if method.labels != 0 else []
-    for described in method.objectives:
-        entry = LOSSES[described.loss]
-        kind = getattr(import_module(entry.module), entry.class_name)
-        if hasattr(kind, "predictor"):
-            raise UserError(
-                f"'{described.loss}' trains another student than it starts with (its `predictor`), which a run cannot "
-                "save yet: use the loss with us.Distiller in a loop of yours",
-                where=f"method '{method.name}'",
-            )
-        wanted = options(entry.module, entry.class_name)
-        given = {key: value for key, value in {"samples": samples}.items() if key in wanted} | described.options
-        try:
-            loss = kind(**given)
-        except (TypeError, ValueError) as error:
-            raise UserError(str(error), where=f"method '{method.name}', loss '{described.loss}'") from None
-        built.append(
-            Objective(
-                loss,
-                schedule(described.weight),
-                student_tap=described.student or _DEFAULT_TAPS[entry.taps],
-                teacher_tap=described.teacher,
-                name=described.loss,
-            )
-        )
-    return built
-
-
-def schedule(weight: Weight) -> float | Schedule:
-    """A recipe's weight as a number or a schedule over epochs."""
-    if isinstance(weight, WeightSchedule):
-        return Schedule.ramp(weight.start, weight.end, weight.epochs, weight.shape)
-    return Schedule(weight) if isinstance(weight, tuple) else float(weight)
-
-
-def _labels(weight: float | Schedule, smoothing: float = 0.0) -> Objective:
-    return Objective(CrossEntropy(label_smoothing=smoothing), weight, name="labels")
 
 
 def _pretrained_input(module: nn.Module, mean: Any, std: Any, size: int | None) -> tuple[Any, Any, int | None]:

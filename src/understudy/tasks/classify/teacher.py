@@ -1,31 +1,35 @@
-"""Makes a run's teacher ready: trained, found where an earlier run left it, or loaded; and looked at before use."""
+"""Makes a run's teachers ready: trained, found where an earlier run left them, or loaded; and looked at before use."""
 
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.distill import Teacher
 from understudy.evaluate import asking
 from understudy.models import load, read_card, save
+from understudy.models.store import save_ensemble
 from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import parameter_count
+from understudy.tasks.classify.stages import assistant_stage, teacher_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.folder import RunFolder, runs_root
 from understudy.train.guard import StopRequest
-from understudy.train.loop import fit
+from understudy.train.loop import Stage, fit
 from understudy.train.progress import Display
 
 
-def fingerprint(recipe: ClassifyRecipe, seed: int) -> str:
+def fingerprint(recipe: ClassifyRecipe, which: str, seed: int) -> str:
     """What a trained teacher depends on, as a hash: equal ones mean the same teacher."""
-    settings = recipe.teacher_train.model_dump(mode="json", exclude={"checkpoint_seconds", "workers"})
+    section = recipe.teachers[which]
+    settings = recipe.train_of(section).model_dump(mode="json", exclude={"checkpoint_seconds", "workers"})
     parts = {
-        "data": recipe.data.model_dump(mode="json", exclude={"transfer", "without"}),
-        "model": recipe.teacher.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json", exclude={"transfer", "without", "second_view"}),
+        "model": section.model_dump(mode="json", exclude={"share", "copies"}),
+        "name": which,
         "train": settings,
         "seed": seed,
         "threads": torch.get_num_threads(),
@@ -35,45 +39,92 @@ def fingerprint(recipe: ClassifyRecipe, seed: int) -> str:
 
 
 def ready_teacher(task: Classify, folder: RunFolder, seed: int, display: Display, stop: StopRequest) -> Teacher:
-    """Train the teacher, or find it where an earlier run of the same recipe left it, or load the one given."""
-    recipe = task.recipe
-    name = f"teacher-{seed}"
-    home = folder.path / "teacher" if seed == recipe.seed else folder.arm("teacher", seed) / "student"
-    if not recipe.teacher.is_trained:
-        module = task.build("teacher", seed)
+    """Train the teacher, or find it where an earlier run of the same recipe left it, or load the one given.
+
+    Several teachers become an ensemble, saved as such.
+    """
+    modules = {name: _ready(task, folder, name, seed, display, stop) for name in task.recipe.teachers}
+    home = folder.path / "teacher"
+    if len(modules) > 1:
+        ensemble = task.ensemble(modules)
+        if not (home / "config.json").exists():
+            text = f"One of the {len(modules)} teachers of the run {task.recipe.name}."
+            save_ensemble(ensemble, home, [task.card(name, module, text=text) for name, module in modules.items()])
+        return task.as_teacher(ensemble)
+    if not task.recipe.teacher.is_trained:
+        if not (home / "config.json").exists():
+            text = f"The teacher of the run {task.recipe.name}."
+            save(modules["teacher"], home, task.card("teacher", modules["teacher"], text=text))
+    elif seed == task.recipe.seed:
+        shutil.copytree(_saved(folder, "teacher", seed), home, dirs_exist_ok=True)
+    return task.as_teacher(modules["teacher"])
+
+
+def ready_assistants(
+    task: Classify, folder: RunFolder, teacher: Teacher, display: Display, stop: StopRequest
+) -> dict[str, Teacher]:
+    """Train the assistants, each taught by the one before, or load those that bring weights.
+
+    Returns:
+        Who may teach, by name: the teacher and the assistants.
+    """
+    ready = {"teacher": teacher}
+    for name, section in task.recipe.all_assistants.items():
+        seed, above = task.recipe.seed, next(reversed(ready.values()))
         if name not in folder.finished_stages:
-            save(module, home, task.card("teacher", module, text=f"The teacher of the run {recipe.name}."))
+            if section.is_trained:
+                stage = assistant_stage(task, name, above)
+                fit(stage, folder, display, stop)
+                module = stage.arms[0].model
+            else:
+                module = task.build(name, seed)
+            text = f"{name} of the run {task.recipe.name}."
+            save(module, _saved(folder, name, seed), task.card(name, module, text=text))
             folder.finish_stage(name)
-        return task.as_teacher(module)
-    mark = fingerprint(recipe, seed)
+        ready[name] = task.as_teacher(_load(task, folder, name, seed), name)
+    return ready
+
+
+def _ready(task: Classify, folder: RunFolder, which: str, seed: int, display: Display, stop: StopRequest) -> nn.Module:
+    """One teacher, in the layout of its library below `arms/`."""
+    recipe = task.recipe
+    name = f"{which}-{seed}"
+    if not recipe.teachers[which].is_trained:
+        return task.build(which, seed)
     if name not in folder.finished_stages:
-        earlier = _find_teacher(recipe, mark, seed)
+        mark = fingerprint(recipe, which, seed)
+        earlier = _find_teacher(recipe, which, mark, seed)
         if earlier is not None:
-            shutil.copytree(earlier / "arms" / "teacher", folder.path / "arms" / "teacher", dirs_exist_ok=True)
-            display.line(f"teacher: taken from {earlier}, which trained it by the same recipe")
+            arm = Path("arms") / which
+            shutil.copytree(earlier / arm, folder.path / arm, dirs_exist_ok=True)
+            display.line(f"{which}: taken from {earlier}, which trained it by the same recipe")
         else:
-            stage = task.teacher_stage(seed)
+            stage: Stage = teacher_stage(task, which, seed)
             fit(stage, folder, display, stop)
             module = stage.arms[0].model
-            text = f"The teacher of the run {recipe.name}, trained on {len(task.splits.teacher):,} labelled images."
-            card = task.card("teacher", module, fingerprint=mark, text=text)
-            save(module, folder.arm("teacher", seed) / "student", card)
-        if seed == recipe.seed:
-            shutil.copytree(folder.arm("teacher", seed) / "student", home, dirs_exist_ok=True)
+            text = f"The {which} of the run {recipe.name}, trained on {len(task.splits.teacher):,} labelled images."
+            save(module, _saved(folder, which, seed), task.card(which, module, fingerprint=mark, text=text))
         folder.finish_stage(name)
-    module = load(home, given=task.objects.get("teacher")).to(task.device)
-    return task.as_teacher(module)
+    return _load(task, folder, which, seed)
 
 
-def _find_teacher(recipe: ClassifyRecipe, mark: str, seed: int) -> Path | None:
+def _saved(folder: RunFolder, which: str, seed: int) -> Path:
+    return folder.arm(which, seed) / "student"
+
+
+def _load(task: Classify, folder: RunFolder, which: str, seed: int) -> nn.Module:
+    return load(_saved(folder, which, seed), given=task.objects.get(which)).to(task.device)
+
+
+def _find_teacher(recipe: ClassifyRecipe, which: str, mark: str, seed: int) -> Path | None:
     """A run below the usual root whose teacher was trained by the same recipe; objects of Python have no recipe."""
-    if recipe.teacher.name.startswith("python:") or recipe.data.name.startswith("python:"):
+    if recipe.teachers[which].name.startswith("python:") or recipe.data.name.startswith("python:"):
         return None
     if recipe.teacher_seeds > 1:
         return None
-    for config in sorted(runs_root().glob(f"*/*/arms/teacher/seed-{seed}/student/config.json")):
+    for config in sorted(runs_root().glob(f"*/*/arms/{which}/seed-{seed}/student/config.json")):
         run = config.parents[4]
-        finished = f"teacher-{seed}" in RunFolder(run).finished_stages
+        finished = f"{which}-{seed}" in RunFolder(run).finished_stages
         if finished and read_card(config.parent).fingerprint == mark:
             return run
     return None
@@ -81,10 +132,10 @@ def _find_teacher(recipe: ClassifyRecipe, mark: str, seed: int) -> Path | None:
 
 def gate(task: Classify, teacher: Teacher, display: Display) -> None:
     """Say how good the teacher is before anyone learns from it, and what is odd about it."""
-    scores = teacher_scores(task, teacher, "validation" if task.splits.validation is not None else "test")
-    accuracy = scores["accuracy"]
     where = "validation" if task.splits.validation is not None else "test"
-    display.line(f"teacher: {accuracy:.4f} accuracy on {where}")
+    accuracy = teacher_scores(task, teacher, where)["accuracy"]
+    several = f" of {len(task.recipe.teachers)} together" if len(task.recipe.teachers) > 1 else ""
+    display.line(f"teacher: {accuracy:.4f} accuracy{several} on {where}")
     if accuracy < 2 / task.classes and accuracy < 0.9:
         display.line(
             f"[yellow]the teacher is near chance ({1 / task.classes:.2f}): are its weights and normalisation right?[/]"
@@ -99,7 +150,7 @@ def gate(task: Classify, teacher: Teacher, display: Display) -> None:
 
 
 def teacher_scores(task: Classify, teacher: Teacher, part: str = "test") -> dict[str, float]:
-    """Score the teacher on the `test` or `validation` images."""
+    """Score a teacher on the `test` or `validation` images."""
 
     def ask(images: Tensor) -> Tensor:
         logits = teacher(images).logits

@@ -1,6 +1,7 @@
-"""The students of a recipe: its controls, and its methods, each at every point of its grid."""
+"""The students of a recipe: its controls, and its methods, each at every point of its grid and in every generation."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
@@ -8,16 +9,39 @@ from understudy.recipe.methods import grid_option
 from understudy.recipe.schema import ClassifyRecipe, Method
 
 
-def distilled_arms(recipe: ClassifyRecipe) -> dict[str, Method]:
+@dataclass(frozen=True)
+class Planned:
+    """A distilled student of a recipe.
+
+    Args:
+        method: what it learns from.
+        generation: 1 is taught by the teacher, each further one by the student before, whose arm is `taught_by`.
+        taught_by: name of a teacher or assistant, or of the arm that came before.
+    """
+
+    method: Method
+    generation: int
+    taught_by: str
+
+
+def distilled_arms(recipe: ClassifyRecipe) -> dict[str, Planned]:
     """The arms by name: `student_distilled` when there is one, else `student_METHOD` with its grid point.
 
     Args:
         recipe: with its methods and grid.
     """
-    variants = {name: method for method in recipe.method for name, method in _points(method, recipe.grid)}
-    if len(variants) == 1:
-        return {"student_distilled": next(iter(variants.values()))}
-    return {f"student_{name}": method for name, method in variants.items()}
+    points = [point for method in recipe.method for point in _points(method, recipe.grid)]
+    if len(points) == 1 and points[0][1].generations == 1:
+        return {"student_distilled": Planned(points[0][1], 1, _teacher_of(points[0][1], recipe))}
+    arms: dict[str, Planned] = {}
+    for name, method in points:
+        first = earlier = f"student_{name}"
+        arms[first] = Planned(method, 1, _teacher_of(method, recipe))
+        for generation in range(2, method.generations + 1):
+            arm = f"{first}-generation-{generation}"
+            arms[arm] = Planned(method, generation, earlier)
+            earlier = arm
+    return arms
 
 
 def student_arms(recipe: ClassifyRecipe) -> dict[str, Literal["control", "distilled", "other"]]:
@@ -30,13 +54,16 @@ def student_arms(recipe: ClassifyRecipe) -> dict[str, Literal["control", "distil
     return arms
 
 
-def groups(recipe: ClassifyRecipe) -> dict[str, list[str]]:
-    """Which arms are grid points of one method: method name to arm names."""
-    found: dict[str, list[str]] = {}
-    for method in recipe.method:
-        found[method.name] = [f"student_{name}" for name, _ in _points(method, recipe.grid)]
-    arms = list(distilled_arms(recipe))
-    return found if len(arms) > 1 else {recipe.method[0].name: arms}
+def groups(recipe: ClassifyRecipe) -> list[list[str]]:
+    """The arms that are grid points of one method and generation: of each group one is chosen."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for arm, planned in distilled_arms(recipe).items():
+        found.setdefault((planned.method.name, planned.generation), []).append(arm)
+    return list(found.values())
+
+
+def _teacher_of(method: Method, recipe: ClassifyRecipe) -> str:
+    return method.taught_by or next(reversed(recipe.all_assistants), "teacher")
 
 
 def _points(method: Method, grid: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, Method]]:
