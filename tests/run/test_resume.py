@@ -34,6 +34,19 @@ VARIANTS = {
         "method": ["kd", "logits"],
     },
     "control of equal time": {"control": ["train", "equal_time", "label_smoothing"]},
+    "several teachers, an assistant, generations, peers, held shares": {
+        "teacher": {"copies": 2},
+        "assistants": [{"name": "mlp", "hidden": [16]}],
+        "method": [
+            {"name": "kd", "generations": 2},
+            {"name": "mutual", "loss": "kd", "peers": 1},
+            {"name": "held", "objectives": [{"loss": "kd", "weight": "auto"}, {"loss": "logits", "weight": "20%"}]},
+        ],
+    },
+    "an init stage, two views": {
+        "data": {"second_view": {"crop": 1}},
+        "method": ["mlkd:release", {"name": "hint", "loss": "fitnet", "student": "fc1", "teacher": "fc1", "init": 1}],
+    },
     "a network with batch statistics": {"student": {"name": "cnn", "hidden": None, "widths": [4, 4], "depth": 1}},
 }  # fmt: skip
 

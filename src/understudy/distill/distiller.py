@@ -303,16 +303,17 @@ class Distiller(Learner):
         if not any(parameter.requires_grad for parameter in self.objectives.parameters()):
             return
         alive = weakref.ref(self)  # the hook sees every optimiser there is, and must not keep the distiller
+        asked = False
 
         def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            nonlocal asked
             distiller = alive()
-            if distiller is None:
-                watch.remove()
+            if asked or distiller is None:
                 return
             trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             if trained.isdisjoint(map(id, distiller.student.parameters())):
                 return
-            watch.remove()
+            asked = True
             own = {name: value for name, value in distiller.objectives.named_parameters() if value.requires_grad}
             missing = [name for name, parameter in own.items() if id(parameter) not in trained]
             if missing:
@@ -322,7 +323,8 @@ class Distiller(Learner):
                     stacklevel=3,
                 )
 
-        watch = register_optimizer_step_pre_hook(look)
+        # Removed with the distiller: a hook cannot be while torch goes through them.
+        weakref.finalize(self, register_optimizer_step_pre_hook(look).remove)
 
 
 def _check_reached(taps: Iterable[str], features: Mapping[str, Tensor], whose: str) -> None:

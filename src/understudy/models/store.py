@@ -50,6 +50,9 @@ def save(module: nn.Module, folder: Path, card: Card) -> None:
         folder: made if missing; files of an earlier save are replaced.
         card: what it must know about itself.
     """
+    if isinstance(module, Ensemble):  # loaded from a folder, as its members were
+        save_ensemble(module, folder, [member.card for member in module.members])  # pyright: ignore[reportArgumentType]
+        return
     origin: Card | None = getattr(module, "card", None)
     if origin is not None:  # it was itself loaded from a folder, which may be gone when this one is read
         card = replace(card, model=origin.model)

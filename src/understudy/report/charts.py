@@ -141,12 +141,7 @@ def losses_chart(run: Run, arm: str) -> Spec | None:
     rows = series.losses(run, arm)
     if not rows:
         return None
-    # One colour an objective in all arms, so that the same term is found again.
-    named = dict.fromkeys(row["objective"] for name in run.roles for row in series.losses(run, name))
-    others = [name for name in named if name != "total"]
-    palette = {name: SERIES[index % len(SERIES)] for index, name in enumerate(others)} | {"total": "var(--teacher)"}
-    mine = [name for name in palette if any(row["objective"] == name for row in rows)]
-    scale = alt.Scale(domain=mine, range=[palette[name] for name in mine])
+    mine, colour = _by_objective(run, [row["objective"] for row in rows])
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X(
             "epoch:Q",
@@ -155,12 +150,46 @@ def losses_chart(run: Run, arm: str) -> Spec | None:
             scale=alt.Scale(zero=False, nice=False),
         ),
         y=alt.Y("loss:Q", title="training loss", axis=alt.Axis(tickCount=5)),
-        color=alt.Color("objective:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
+        color=colour,
     )
     tooltip = ["objective:N", "epoch:Q", alt.Tooltip("loss:Q", format=".4~g")]
     layers = alt.layer(base.mark_line(strokeWidth=2), dots(base.encode(tooltip=tooltip)))
     description = f"training loss of {arm} by objective and epoch"
     return specification(layers, height=200, description=description, names=mine)
+
+
+def shares_chart(run: Run, arm: str) -> Spec | None:
+    """How an arm's gradient is shared among its objectives, by epoch.
+
+    Args:
+        run: the run.
+        arm: the arm.
+
+    Returns:
+        The specification, None when the arm logged no gradients.
+    """
+    rows = series.shares(run, arm)
+    if not rows:
+        return None
+    mine, colour = _by_objective(run, [row["objective"] for row in rows])
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("epoch:O", title="epoch", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        y=alt.Y("share:Q", title="share of the gradient", stack=True, axis=alt.Axis(format="%", tickCount=5)),
+        color=colour,
+        tooltip=["objective:N", "epoch:O", alt.Tooltip("share:Q", format=".1%")],
+    )
+    description = f"share of each objective in the gradient of {arm} by epoch"
+    return specification(alt.layer(base.mark_bar()), height=200, description=description, names=mine)
+
+
+def _by_objective(run: Run, present: list[str]) -> tuple[list[str], alt.Color]:
+    """One colour an objective in all arms, so that the same term is found again: the names present, and the channel."""
+    named = dict.fromkeys(row["objective"] for name in run.roles for row in series.losses(run, name))
+    others = [name for name in named if name != "total"]
+    palette = {name: SERIES[index % len(SERIES)] for index, name in enumerate(others)} | {"total": "var(--teacher)"}
+    mine = [name for name in palette if name in present]
+    scale = alt.Scale(domain=mine, range=[palette[name] for name in mine])
+    return mine, alt.Color("objective:N", scale=scale, legend=alt.Legend(orient="top", title=None))
 
 
 def times_chart(run: Run) -> Spec | None:

@@ -60,6 +60,19 @@ class Log:
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     timing: list[dict[str, Any]]
+    gradients: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A section of a task's own: text, a table, a Vega-Lite chart, a picture of the run folder; each may be missing."""
+
+    title: str
+    text: str = ""
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    chart: dict[str, Any] | None = None
+    picture: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Run:
     recipe: str
     environment: dict[str, Any]
     first_batch: bytes
+    extra: list[Extra] = field(default_factory=list)
 
     @property
     def metric(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import vl_convert
 
 from understudy.report import charts, markup, series
-from understudy.report.contents import Run
+from understudy.report.contents import Extra, Run
 from understudy.report.format import bytes as size
 from understudy.report.looks import Spec
 from understudy.report.scores import further_metrics, score_table
@@ -38,7 +38,9 @@ def page(run: Run) -> str:
         markup.section("pairs", "Seed by seed", *_pairs(run, drawn)),
         markup.section("curves", "Learning curves", *_curves(run, drawn)),
         markup.section("losses", "Losses by objective", _losses(run, drawn)),
-        markup.section("batch", "The first batch", _picture(run)),
+        markup.section("gradients", "Shares of the gradient", *_shares(run, drawn)),
+        *(_extra(extra, place, drawn) for place, extra in enumerate(run.extra)),
+        markup.section("batch", "The first batch", _first_batch(run)),
         markup.section("time", "Time per epoch", *_times(run, drawn)),
         markup.section("verdicts", "All verdicts", verdict_table(run)),
         markup.section("recipe", "Recipe", _recipe(run)),
@@ -138,18 +140,42 @@ def _losses(run: Run, drawn: dict[str, Spec]) -> str:
     return f'<div class="grid small">{"".join(figures)}</div>' if any(figures) else ""
 
 
-def _picture(run: Run) -> str:
-    if not run.first_batch.startswith(b"\x89PNG"):
-        return ""
-    if len(run.first_batch) > _LARGEST_PICTURE:
-        where = f"It is in the run folder as first_batch.png ({size(len(run.first_batch))})."
-        return markup.hint(where)
-    data = base64.b64encode(run.first_batch).decode()
-    alternative = "The images of the first batch"
+def _shares(run: Run, drawn: dict[str, Spec]) -> list[str]:
+    parts = [(f"chart-shares-{index}", arm) for index, arm in enumerate(run.roles)]
+    figures = [_chart(drawn, name, charts.shares_chart(run, arm), title=arm) for name, arm in parts]
+    text = "How strongly each objective pulls: the norm of its weighted gradient at an epoch's first step, among all."
+    return [markup.hint(text), f'<div class="grid small">{"".join(figures)}</div>'] if any(figures) else []
+
+
+def _extra(extra: Extra, place: int, drawn: dict[str, Spec]) -> str:
+    rows = [
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in extra.rows
+        if row
+    ]
+    parts = [
+        markup.hint(extra.text) if extra.text else "",
+        _chart(drawn, f"chart-extra-{place}", extra.chart),
+        markup.table(extra.columns, rows, caption=extra.title) if rows else "",
+        _picture(extra.picture, extra.title),
+    ]
+    return markup.section(f"part-{place + 1}", extra.title, *parts)
+
+
+def _first_batch(run: Run) -> str:
     caption = "What the models saw at step 1 of the first seed, augmentation included."
+    return _picture(run.first_batch, "The images of the first batch", caption)
+
+
+def _picture(content: bytes, alternative: str, caption: str = "") -> str:
+    if not content.startswith(b"\x89PNG"):
+        return ""
+    if len(content) > _LARGEST_PICTURE:
+        return markup.hint(f"{alternative}: the picture is in the run folder ({size(len(content))}).")
+    data = base64.b64encode(content).decode()
     return (
-        f'<figure><img class="picture" src="data:image/png;base64,{data}" alt="{alternative}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><img class="picture" src="data:image/png;base64,{data}" alt="{escape(alternative)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from understudy.errors import UserError
-from understudy.report.contents import Log, Metric, Model, Run, SeedScore, Verdict
+from understudy.report.contents import Extra, Log, Metric, Model, Run, SeedScore, Verdict
 
 
 def read_run(folder: Path) -> Run:
@@ -45,6 +45,7 @@ def read_run(folder: Path) -> Run:
         recipe=recipe,
         environment=_json(folder / "environment.json"),
         first_batch=picture.read_bytes() if picture.is_file() else b"",
+        extra=[_extra(entry, folder) for entry in results.get("extra") or [] if isinstance(entry, dict)],
     )
 
 
@@ -143,6 +144,21 @@ def _verdicts(results: dict[str, Any], models: list[Model]) -> list[Verdict]:
     ]
 
 
+def _extra(entry: dict[str, Any], folder: Path) -> Extra:
+    table = _dict(entry.get("table"))
+    name = str(entry.get("image") or "")
+    # Only a file of the run folder itself: results.json may come from somewhere else.
+    picture = folder / Path(name).name
+    return Extra(
+        title=str(entry.get("title") or ""),
+        text=str(entry.get("text") or ""),
+        columns=[str(column) for column in table.get("columns") or []],
+        rows=[[str(cell) for cell in row] for row in table.get("rows") or [] if isinstance(row, list)],
+        chart=entry["chart"] if isinstance(entry.get("chart"), dict) else None,
+        picture=picture.read_bytes() if name and picture.is_file() else b"",
+    )
+
+
 def _logs(arms: Path) -> list[Log]:
     logs = []
     for folder in sorted(arms.glob("*/seed-*")):
@@ -152,5 +168,7 @@ def _logs(arms: Path) -> list[Log]:
         rows = _rows(folder / "metrics.jsonl")
         train = [row for row in rows if row.get("kind") == "train"]
         evaluations = [row for row in rows if row.get("kind") == "eval"]
-        logs.append(Log(folder.parent.name, int(seed), train, evaluations, _rows(folder / "timing.jsonl")))
+        gradients = [row for row in rows if row.get("kind") == "gradients"]
+        timing = _rows(folder / "timing.jsonl")
+        logs.append(Log(folder.parent.name, int(seed), train, evaluations, timing, gradients))
     return sorted(logs, key=lambda log: (log.arm, log.seed))

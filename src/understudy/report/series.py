@@ -61,6 +61,28 @@ def losses(run: Run, arm: str) -> Rows:
     return _thinned(rows)
 
 
+def shares(run: Run, arm: str) -> Rows:
+    """The share of each objective in an arm's gradient by epoch: its weighted norm among all, averaged over seeds.
+
+    Args:
+        run: the run.
+        arm: the arm.
+
+    Returns:
+        Rows with objective, epoch and share, which sum to 1 in an epoch.
+    """
+    found: dict[tuple[str, float], list[float]] = {}
+    for log in run.logs:
+        for row in log.gradients if log.arm == arm else []:
+            norms = {name: number(value) or 0.0 for name, value in (row.get("norms") or {}).items()}
+            epoch, total = number(row.get("epoch")), sum(norms.values())
+            for name, norm in norms.items():
+                if epoch is not None and total > 0:
+                    found.setdefault((name, epoch), []).append(norm / total)
+    rows = [{"objective": key[0], "epoch": key[1], "share": _short(fmean(found[key]))} for key in found]
+    return _thinned(rows)
+
+
 def pairs(run: Run) -> Rows:
     """The last score of the control and of each distilled arm, by seed.
 

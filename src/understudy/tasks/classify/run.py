@@ -240,7 +240,8 @@ def _facts(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bo
         return measure(module, task.example(preprocess, 1))
 
     facts = {"teacher": {"role": "teacher", **cost(teacher.model, teacher.preprocess or Preprocess())}}
-    if isinstance(teacher.model, Ensemble):
+    if len(task.recipe.teachers) > 1:
+        assert isinstance(teacher.model, Ensemble)
         for name, module, asked in zip(task.recipe.teachers, teacher.model.members, teacher.model.asked, strict=True):
             facts[name] = {"role": "other", **cost(module, asked.preprocess)}
     if only_teacher:
@@ -264,7 +265,8 @@ def _given_scores(task: Classify, folder: RunFolder, teacher: Teacher) -> dict[s
     given = {}
     if len(recipe.teachers) > 1 or not recipe.teacher.is_trained:
         given["teacher"] = teacher_scores(task, teacher)
-    if isinstance(teacher.model, Ensemble):
+    if len(recipe.teachers) > 1:
+        assert isinstance(teacher.model, Ensemble)
         for (name, section), module in zip(recipe.teachers.items(), teacher.model.members, strict=True):
             if not section.is_trained:
                 given[name] = teacher_scores(task, task.as_teacher(module, name))
