@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from understudy.recipe.schema import Augment, ClassifyRecipe, Data, Model, Train
+from understudy.recipe.schema import Augment, ClassifyRecipe, Data, Method, Model, Objective, Student, Teacher, Train
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("section", [ClassifyRecipe, Data, Model, Train, Augment])
+@pytest.mark.parametrize("section", [ClassifyRecipe, Data, Teacher, Student, Method, Objective, Model, Train, Augment])
 def test_every_key_of_a_recipe_is_explained(section):
     text = (ROOT / "docs" / "recipes.md").read_text()
     assert not [key for key in section.model_fields if f"`{key}" not in text and f"## {key}" not in text]

@@ -9,7 +9,7 @@ from understudy.distill.adapters import make_adapter
 from understudy.distill.match import match
 from understudy.losses.table import LOSSES
 from understudy.models import build
-from understudy.recipe.schema import Model
+from understudy.recipe.schema import Method, Model
 from understudy.tasks.classify.objectives import objectives
 
 
@@ -119,6 +119,23 @@ def test_taps_that_a_loss_cannot_compare_are_refused_at_construction():
         us.Distiller(
             student=network(4, 8),
             teacher=network(8, 16),
-            objectives=[us.Objective(us.losses.IRG(), student_tap="auto")],
+            objectives=[us.Objective(us.losses.FitNet(), student_tap="last", teacher_tap="embedding")],
             example=torch.randn(2, 1, 16, 16),
         )
+
+
+@pytest.mark.parametrize("name", ["fitnet", "at", "mgd", "cwd", "reviewkd", "vid", "srrl", "nst", "sp", "rkd", "ofa"])
+def test_a_convolutional_teacher_and_a_transformer_meet_by_name_alone(name):
+    pytest.importorskip("timm")
+    teacher = network(8, 16)
+    settings = {"patch": 4, "width": 16, "depth": 4, "heads": 2}
+    student = build(Model.model_validate({"name": "vit", **settings}), classes=10, shape=(1, 16, 16))
+    images, labels = torch.randn(4, 1, 16, 16), torch.arange(4)
+    method = Method.model_validate(name)
+    distiller = us.Distiller(
+        student=student, teacher=teacher, objectives=objectives(method, samples=100), example=images
+    )
+    losses = distiller(images, labels)
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert all(parameter.grad is not None for parameter in student.blocks[0].parameters())

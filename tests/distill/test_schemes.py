@@ -323,3 +323,23 @@ def test_a_shallower_stack_starts_from_every_kth_block_of_the_teacher():
     plain = stack(3)
     start_from(plain, teacher)
     assert torch.equal(plain.blocks[1].weight, teacher.blocks[1].weight)
+
+
+# Input gradients
+
+
+def test_an_input_gradient_loss_gives_the_teacher_what_the_student_gets_once_prepared():
+    images, labels = batch()
+    student, teacher = cnn(1, 4), cnn(2, 8).eval()
+    prepare = Preprocess(mean=(0.5,), std=(2.0,))
+    loss = us.losses.Sobolev()
+    distiller = us.Distiller(
+        student=student,
+        teacher=us.Teacher(teacher, preprocess=prepare, chunk=4),
+        objectives=[us.Objective(loss, name="sobolev")],
+        example=images,
+    )
+    inputs = prepare(images)
+    found = distiller(inputs, labels).total.item()
+    twin = inputs.clone().requires_grad_()
+    assert found == pytest.approx(loss(student(twin), teacher(twin), inputs=twin, labels=labels).item(), rel=1e-5)

@@ -95,12 +95,24 @@ class TokenAdapter(nn.Module):
         return F.pad(grid, (0, 0, front, 0)) + _mean_in_front(patches, front, self.length)
 
 
+def make_resizer(student: Tensor, teacher: Tensor) -> nn.Module:
+    """Build the module that gives a student's map the teacher's resolution and keeps its channels.
+
+    Args:
+        student: an example of the student's feature.
+        teacher: an example of the teacher's.
+    """
+    if student.ndim != 4 or teacher.ndim != 4:
+        return nn.Identity()
+    return MapAdapter(student.shape[1], student.shape[1], (teacher.shape[2], teacher.shape[3]))
+
+
 class TokensToMap(nn.Module):
     """From tokens (N, L, D) to a map (N, D, side, side), without those in front of the patches."""
 
     def forward(self, feature: Tensor) -> Tensor:
         """Adapt tokens."""
-        return _as_map(feature[:, _front_tokens(feature.shape[1])[0] :])
+        return tokens_to_map(feature)
 
 
 class MapToTokens(nn.Module):
@@ -109,6 +121,18 @@ class MapToTokens(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """Adapt a map."""
         return feature.flatten(2).transpose(1, 2)
+
+
+def tokens_to_map(tokens: Tensor) -> Tensor:
+    """The patches among some tokens as a map.
+
+    Args:
+        tokens: (N, L, D), any number of them in front of a square of patches.
+
+    Returns:
+        (N, D, side, side)
+    """
+    return _as_map(tokens[:, _front_tokens(tokens.shape[1])[0] :])
 
 
 def _front_tokens(length: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.distill.adapters import make_adapter
+from understudy.distill.adapters import make_adapter, make_resizer, tokens_to_map
 from understudy.distill.ensemble import mixture
 from understudy.errors import UserError
 from understudy.losses.functional import ShapeMismatch
@@ -142,6 +142,7 @@ class Objective(nn.Module):
         self.student_paths: tuple[str, ...] = ()
         self.teacher_paths: tuple[str, ...] = ()
         self.adapters = nn.ModuleList()
+        self.tokens_to_maps: set[str] = set()
         # A loss may ask for the logits behind the features it compares, of both models or of the student alone,
         # and for gradients with respect to the input.
         self.with_logits: bool | Literal["student"] = getattr(loss, "with_logits", False)
@@ -185,14 +186,30 @@ class Objective(nn.Module):
         """
         prepare = getattr(self.loss, "prepare", None)
         if callable(prepare):
+            self._note_tokens_beside_maps(example)
             sides = self._arguments(example)
-            prepare(*sides if self.needs_teacher else (*sides, None))
+            try:
+                prepare(*sides if self.needs_teacher else (*sides, None))
+            except ValueError as error:
+                raise UserError(f"'{self.name}' cannot compare what is tapped ({error}): name other taps") from error
+            if self.student_paths and self.needs_teacher and self._shapes_differ(example):
+                # Its own weights brought the channels together: what is left is the resolution.
+                students = self._tapped(example.student_features, self.student_paths)
+                teachers = self._tapped(example.teacher_features, self.teacher_paths)
+                self.adapters = nn.ModuleList(map(make_resizer, students, teachers))
         elif self.student_paths and self.needs_teacher and self._shapes_differ(example):
             self.adapters = nn.ModuleList(
                 make_adapter(example.student_features[own], example.teacher_features[other])
                 for own, other in zip(self.student_paths, self.teacher_paths, strict=True)
             )
         self._try(example)
+
+    def _note_tokens_beside_maps(self, example: Signals) -> None:
+        """A loss with weights of its own brings maps to one shape, not tokens to maps: that is done before."""
+        for own, other in zip(self.student_paths, self.teacher_paths, strict=False):
+            student, teacher = example.student_features[own], example.teacher_features[other]
+            if {student.ndim, teacher.ndim} == {3, 4}:
+                self.tokens_to_maps |= {own if student.ndim == 3 else other}
 
     def _shapes_differ(self, example: Signals) -> bool:
         """Whether the loss refuses the tapped features because student's and teacher's differ in shape."""
@@ -217,16 +234,24 @@ class Objective(nn.Module):
             self.loss.train()
 
     def _arguments(self, signals: Signals) -> list[Any]:
-        own = tuple(signals.student_features[path] for path in self.student_paths)
-        if self.adapters:
+        own = self._tapped(signals.student_features, self.student_paths)
+        if len(self.adapters):
             own = tuple(adapt(_raised(feature)) for adapt, feature in zip(self.adapters, own, strict=True))
         sides = [_side(signals.student, own, bool(self.with_logits))]
         if self.needs_teacher:
-            other = tuple(signals.teacher_features[path] for path in self.teacher_paths)
+            other = self._tapped(signals.teacher_features, self.teacher_paths)
             sides.append(_side(self._teacher_logits(signals), other, self.with_logits is True))
         if signals.views > 1 and self.takes_views:
             sides = [tuple(side.chunk(signals.views)) for side in sides]
         return sides
+
+    def _tapped(self, features: dict[str, Tensor], paths: tuple[str, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            tokens_to_map(features[path])
+            if path in self.tokens_to_maps and features[path].ndim == 3
+            else features[path]
+            for path in paths
+        )
 
     def _teacher_logits(self, signals: Signals) -> Tensor | None:
         """The teacher's logits; of several teachers the mean of their probabilities at the loss's temperature."""

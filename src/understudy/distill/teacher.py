@@ -66,18 +66,20 @@ class Teacher:
             images: (N, C, H, W), as `preprocess` wants them.
             taps: module paths whose outputs are wanted too.
             logits: whether the logits are wanted; without them the forward stops at the deepest tap.
-            graph: keep the graph from the images to the answer, for losses that compare input gradients.
+            graph: keep the graph from the images to the answer, for losses that compare input gradients; the images
+                are then taken as they come, and answered in one forward.
         """
+        inputs = images if self.preprocess is None or graph else self.preprocess(images)
         with torch.set_grad_enabled(graph):
-            return self._answer(images, taps, logits)
+            # Features and logits of one graph must be what one forward made: neither cut into chunks nor padded.
+            return self._answer(inputs, taps, logits, None if graph else self.chunk)
 
-    def _answer(self, images: Tensor, taps: Iterable[str], logits: bool) -> Answer:
+    def _answer(self, inputs: Tensor, taps: Iterable[str], logits: bool, chunk: int | None) -> Answer:
         self.model.eval()
-        inputs = images if self.preprocess is None else self.preprocess(images)
         with tapped(self.model, taps, stop=not logits) as features:
-            if self.chunk is None:
+            if chunk is None:
                 return self._forward(inputs, logits, features)
-            return _joined([self._padded(part, logits, features) for part in inputs.split(self.chunk)])
+            return _joined([self._padded(part, logits, features) for part in inputs.split(chunk)])
 
     def _padded(self, part: Tensor, logits: bool, features: dict[str, Tensor]) -> Answer:
         assert self.chunk is not None

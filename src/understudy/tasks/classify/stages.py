@@ -7,6 +7,7 @@ from torch import nn
 from understudy.data import Feed, Preprocess
 from understudy.distill import Distiller, Learner, Mutual, Objective, Teacher
 from understudy.distill.pretraining import Pretraining
+from understudy.errors import UserError
 from understudy.recipe.schema import Method, Train
 from understudy.tasks.classify.objectives import labels, objectives
 from understudy.tasks.classify.task import METRIC, Classify
@@ -182,7 +183,12 @@ def _learner(
     task: Classify, module: nn.Module, wanted: list[Objective], teacher: Teacher | None, preprocess: Preprocess
 ) -> Distiller:
     example = task.example(preprocess)
-    return Distiller(student=module, teacher=teacher, objectives=wanted, example=example).to(task.device)
+    learner = Distiller(student=module, teacher=teacher, objectives=wanted, example=example).to(task.device)
+    if learner.needs_input_gradients and teacher is not None and teacher.preprocess not in (None, preprocess):
+        raise UserError(
+            "a loss compares gradients with respect to the input: give teacher and student the same size, mean and std"
+        )
+    return learner
 
 
 def _objectives(
