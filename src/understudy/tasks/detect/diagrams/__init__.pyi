@@ -1,0 +1,13 @@
+from .draw import draw_relations as draw_relations
+from .drawing import Drawing as Drawing
+from .drawing import draw_diagram as draw_diagram
+from .evaluate import Evaluation as Evaluation
+from .evaluate import evaluate_relations as evaluate_relations
+from .generate import generate_diagrams as generate_diagrams
+from .labels import Diagram as Diagram
+from .labels import read_diagram as read_diagram
+from .labels import write_diagram as write_diagram
+from .metrics import RelationMetrics as RelationMetrics
+from .metrics import Score as Score
+from .metrics import relation_metrics as relation_metrics
+from .parents import find_parent_nodes as find_parent_nodes
