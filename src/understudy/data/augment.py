@@ -12,11 +12,15 @@ References:
     [3] Zhong, Zheng, Kang, Li and Yang, "Random erasing data augmentation", AAAI 2020, arXiv:1708.04896.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from understudy.data import rand_augment_timm
+from understudy.data.color_jitter import color_jitter as apply_color_jitter
 from understudy.data.rand_augment import rand_augment as apply_rand_augment
 from understudy.errors import UserError
 from understudy.randomness import key, keys, uniform
@@ -24,6 +28,7 @@ from understudy.randomness import key, keys, uniform
 # One parent key a stage: switching a stage on or off never changes what another stage draws.
 _CROP = key("augment", "crop")
 _FLIP = key("augment", "flip")
+_COLOR_JITTER = key("augment", "color_jitter")
 _RAND_AUGMENT = key("augment", "rand_augment")
 _ERASE = key("augment", "erase")
 _ERASE_PIXELS = key("augment", "erase", "pixels")
@@ -32,6 +37,9 @@ _ERASE_AREA = (0.02, 0.33)
 _ERASE_ASPECT = (0.3, 3.3)
 _ERASE_ATTEMPTS = 10
 
+# Mean and standard deviation of each channel, from 0 to 1.
+Normal = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 def augment(
     images: Tensor,
@@ -39,10 +47,14 @@ def augment(
     *,
     crop: int = 0,
     flip: bool = False,
+    color_jitter: float = 0.0,
     rand_augment: tuple[int, float] | None = None,
+    rand_augment_std: float = 0.0,
+    rand_augment_as: Literal["torchvision", "timm"] = "torchvision",
     erase: float = 0.0,
+    erase_with: Normal | None = None,
 ) -> Tensor:
-    """Random views of a batch: crop [1], flip [1], RandAugment [2] and erasing [3], in this order.
+    """Random views of a batch: crop [1], flip [1], colour jitter, RandAugment [2] and erasing [3], in this order.
 
     Args:
         images: (N, C, H, W) uint8; left as it is.
@@ -50,9 +62,14 @@ def augment(
         crop: zero pixels added on each side before an H x W window is cut out; all (2 crop + 1)² windows are
             equally likely.
         flip: mirror left and right with probability 1/2.
+        color_jitter: brightness, contrast and saturation are scaled by up to 1 plus or minus this.
         rand_augment: number of operations a sample and their magnitude from 0 to 10; needs 1 or 3 channels.
+        rand_augment_std: standard deviation of the magnitude.
+        rand_augment_as: whose operations and ranges; timm's are DeiT's too.
         erase: probability that a rectangle of 2 to 33 % of the area, its height 0.3 to 3.3 times its width,
             is filled with random pixels.
+        erase_with: mean and deviation of normally distributed pixels, cut to whole levels: as timm and DeiT fill,
+            whose noise is standard normal after normalisation. None for pixels of all levels alike.
 
     Returns:
         (N, C, H, W) uint8.
@@ -64,11 +81,21 @@ def augment(
     views = images
     if crop or flip:
         views = _crop_and_flip(views, sample_keys, crop=crop, flip=flip)
+    if color_jitter:
+        views = apply_color_jitter(views, keys(_COLOR_JITTER, sample_keys), strength=color_jitter)
     if rand_augment is not None:
-        count, magnitude = rand_augment
-        views = apply_rand_augment(views, keys(_RAND_AUGMENT, sample_keys), count=count, magnitude=magnitude)
+        as_timm = rand_augment_as == "timm"
+        views = apply_rand_augment(
+            views,
+            keys(_RAND_AUGMENT, sample_keys),
+            count=rand_augment[0],
+            magnitude=rand_augment[1],
+            std=rand_augment_std,
+            operations=rand_augment_timm.OPERATIONS if as_timm else None,
+            probability=rand_augment_timm.PROBABILITY if as_timm else 1.0,
+        )
     if erase:
-        views = _erase(views, sample_keys, probability=erase)
+        views = _erase(views, sample_keys, probability=erase, normal=erase_with)
     return views
 
 
@@ -107,7 +134,7 @@ def _crop_and_flip(images: Tensor, sample_keys: np.ndarray, *, crop: int, flip: 
     return padded.flatten(2).gather(2, index).reshape(images.shape)
 
 
-def _erase(images: Tensor, sample_keys: np.ndarray, *, probability: float) -> Tensor:
+def _erase(images: Tensor, sample_keys: np.ndarray, *, probability: float, normal: Normal | None) -> Tensor:
     """Fill one rectangle of the chosen samples; a sample none of whose attempts fits stays as it is."""
     channels, height, width = images.shape[1:]
     stage_keys = keys(_ERASE, sample_keys)
@@ -124,7 +151,11 @@ def _erase(images: Tensor, sample_keys: np.ndarray, *, probability: float) -> Te
     inside_rows = _between(height, tops, box_heights)
     inside_columns = _between(width, lefts, box_widths)
     inside = torch.from_numpy(inside_rows[:, None, :, None] & inside_columns[:, None, None, :])
-    noise = _random_bytes(keys(_ERASE_PIXELS, sample_keys[chosen]), channels * height * width)
+    pixel_keys = keys(_ERASE_PIXELS, sample_keys[chosen])
+    if normal is None:
+        noise = _random_words(pixel_keys, channels * height * width, np.uint8)
+    else:
+        noise = _normal_levels(pixel_keys, channels, height * width, normal)
     noise_images = torch.from_numpy(noise).view(-1, channels, height, width)
     where = torch.from_numpy(chosen).to(images.device)
     erased = torch.where(inside.to(images.device), noise_images.to(images.device), images[where])
@@ -148,9 +179,23 @@ def _between(length: int, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (places >= starts[:, None]) & (places < (starts + counts)[:, None])
 
 
-def _random_bytes(stage_keys: np.ndarray, count: int) -> np.ndarray:
-    """(N, count) uint8, six from each draw: it has 53 random bits, and a hash per pixel would be slow."""
-    draws = uniform(stage_keys, -(-count // 6))
+def _normal_levels(stage_keys: np.ndarray, channels: int, pixels: int, normal: Normal) -> np.ndarray:
+    """(N, channels, pixels) uint8, normally distributed in each channel: 16 random bits look their level up."""
+    words = _random_words(stage_keys, channels * pixels, np.uint16).reshape(-1, channels, pixels)
+    places = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    quantiles = torch.special.ndtri(places).numpy()
+    levels = np.empty(words.shape, np.uint8)
+    for channel in range(channels):
+        mean, std = (values[channel % len(values)] for values in normal)
+        table = np.rint(255 * (mean + std * quantiles)).clip(0, 255).astype(np.uint8)
+        levels[:, channel] = table[words[:, channel]]
+    return levels
+
+
+def _random_words(stage_keys: np.ndarray, count: int, kind: type[np.uint8] | type[np.uint16]) -> np.ndarray:
+    """(N, count) numbers of 8 or 16 bits from 48 of the 53 random bits of a draw: a hash per pixel would be slow."""
+    each = 6 // np.dtype(kind).itemsize
+    draws = uniform(stage_keys, -(-count // each))
     whole = (draws * 2.0**48).astype("<u8")
-    low_bytes = whole.view(np.uint8).reshape(len(stage_keys), -1, 8)[:, :, :6]
-    return low_bytes.reshape(len(stage_keys), -1)[:, :count]
+    words = whole.view(np.dtype(kind).newbyteorder("<")).reshape(len(stage_keys), whole.shape[1], -1)[:, :, :each]
+    return words.reshape(len(stage_keys), -1)[:, :count]

@@ -13,7 +13,7 @@ References:
         space", CVPR Workshops 2020, arXiv:1909.13719.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +21,25 @@ import torch
 from torch import Tensor
 
 from understudy.errors import UserError
-from understudy.randomness import uniform
+from understudy.randomness import key, keys, uniform
+
+_APPLIED = key("rand_augment", "applied")
+_STRENGTH = key("rand_augment", "strength")
 
 _BLEND_BITS = 16  # 255 x a factor of 1.9 x 2^16 fits in int32
 _PLACE_BITS = 24  # coordinates are int64: an error of 2^-24 of the distance from the centre
 
 
-def rand_augment(images: Tensor, sample_keys: np.ndarray, *, count: int, magnitude: float) -> Tensor:
+def rand_augment(
+    images: Tensor,
+    sample_keys: np.ndarray,
+    *,
+    count: int,
+    magnitude: float,
+    std: float = 0.0,
+    operations: "Mapping[str, Operation] | None" = None,
+    probability: float = 1.0,
+) -> Tensor:
     """Apply to each sample `count` operations, drawn with replacement from its key, one after the other.
 
     Args:
@@ -35,6 +47,9 @@ def rand_augment(images: Tensor, sample_keys: np.ndarray, *, count: int, magnitu
         sample_keys: (N,) uint64, one key for each view.
         count: operations a sample.
         magnitude: strength of all operations, from 0 to 10.
+        std: standard deviation of the magnitude, drawn anew for each operation and kept between 0 and 10.
+        operations: to draw from; by default `OPERATIONS`.
+        probability: that an operation drawn is applied at all.
 
     Returns:
         (N, C, H, W) uint8.
@@ -49,21 +64,37 @@ def rand_augment(images: Tensor, sample_keys: np.ndarray, *, count: int, magnitu
     if not 0 <= magnitude <= 10:
         raise UserError(f"the magnitude of RandAugment is between 0 and 10, not {magnitude}")
 
+    table = OPERATIONS if operations is None else operations
     height, width = images.shape[2:]
     draws = uniform(sample_keys, 2 * count)
+    applied, strengths = _applied_and_strengths(sample_keys, count, magnitude / 10, std / 10, probability)
     views = images.clone()
     for step in range(count):
-        chosen = (draws[:, 2 * step] * len(OPERATIONS)).astype(np.int64)
+        chosen = np.where(applied[:, step], (draws[:, 2 * step] * len(table)).astype(np.int64), -1)
         signs = np.where(draws[:, 2 * step + 1] < 0.5, -1.0, 1.0)
-        for number, operation in enumerate(OPERATIONS.values()):
+        for number, operation in enumerate(table.values()):
             members = np.flatnonzero(chosen == number)
             if operation.apply is None or not len(members):
                 continue
-            value = operation.value(magnitude / 10, height, width)
-            values = value * signs[members] if operation.signed else np.full(len(members), value)
+            values = np.broadcast_to(operation.value(strengths[members, step], height, width), members.shape)
+            values = values * signs[members] if operation.signed else values
             where = torch.from_numpy(members).to(images.device)
             views.index_copy_(0, where, operation.apply(views[where], operation.base + values))
     return views
+
+
+def _applied_and_strengths(
+    sample_keys: np.ndarray, count: int, strength: float, std: float, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each of a sample's operations is applied, and how strongly from 0 to 1; both (N, count)."""
+    applied = np.ones((len(sample_keys), count), bool)
+    strengths = np.full(applied.shape, strength)
+    if probability < 1:
+        applied = uniform(keys(_APPLIED, sample_keys), count) < probability
+    if std > 0:
+        normal = torch.special.ndtri(torch.from_numpy(uniform(keys(_STRENGTH, sample_keys), count))).numpy()
+        strengths = np.clip(strengths + std * normal, 0, 1)
+    return applied, strengths
 
 
 # Geometric operations
@@ -295,13 +326,13 @@ class Operation:
 
     Args:
         apply: takes images (N, C, H, W) and values (N,); None leaves the images as they are.
-        value: the value for a strength from 0 to 1 and an image height and width.
+        value: the values for strengths (N,) from 0 to 1 and an image height and width.
         signed: whether the value is negated with probability 1/2.
         base: added to the value after its sign (enhancing operations move away from a factor of 1).
     """
 
     apply: Callable[[Tensor, np.ndarray], Tensor] | None
-    value: Callable[[float, int, int], float] = lambda strength, height, width: 0.0
+    value: Callable[[np.ndarray, int, int], np.ndarray | float] = lambda strength, height, width: 0.0
     signed: bool = False
     base: float = 0.0
 

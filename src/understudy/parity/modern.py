@@ -1,4 +1,4 @@
-"""Distillation of maps and tokens: the recorded cases computed with our losses.
+"""Review, classifiers reused and class maps: the recorded cases computed with our losses.
 
 Every function is a `Compute` (see `recorded.py`).
 """
@@ -6,21 +6,21 @@ Every function is a `Compute` (see `recorded.py`).
 import re
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.distill.objective import Schedule
-from understudy.losses import CATKD, CWD, MGD, PKD, SRRL, CrossEntropy, LogitMSE, ReviewKD, SimKD, ViTKD
+from understudy.losses import CATKD, SRRL, CrossEntropy, ReviewKD, SimKD
 from understudy.losses.features import pool_to_smaller
 from understudy.losses.functional import pooled
 from understudy.losses.reviewkd import Fusion, hierarchical_context
 from understudy.losses.srrl import regression
-from understudy.parity.recorded import Inputs, Settings, Weights, load, recorded_draws
+from understudy.parity.recorded import Inputs, Settings, Weights, load
+from understudy.parity.taps import numbered
 
 
 def context(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
     """The hierarchical context loss, summed over levels."""
-    pairs = zip(_all(inputs, "student_feat"), _all(inputs, "teacher_feat"), strict=True)
+    pairs = zip(numbered(inputs, "student_feat"), numbered(inputs, "teacher_feat"), strict=True)
     return {"loss": torch.stack([hierarchical_context(*pair) for pair in pairs]).sum()}
 
 
@@ -38,8 +38,8 @@ def fusion(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Te
 
 def reviewkd(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
     """The whole of mdistiller: cross entropy, and the review with its weight raised over the warm-up."""
-    student = (*_all(inputs, "student_feat"), inputs["student_pooled"])
-    teacher = (*_all(inputs, "teacher_preact"), inputs["teacher_pooled"])
+    student = (*numbered(inputs, "student_feat"), inputs["student_pooled"])
+    teacher = (*numbered(inputs, "teacher_preact"), inputs["teacher_pooled"])
     loss = ReviewKD()
     loss.prepare(student, teacher)
     rename = {
@@ -117,134 +117,9 @@ def catkd(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Ten
         # What lies strictly above the n-th largest are n - 1 classes.
         classes=0 if partial is None else partial - 1,
     )
-    of_maps = settings["weight"] * loss(inputs["student_cam"], inputs["teacher_cam"])
+    of_maps = settings["weight"] * loss.of_class_maps(inputs["student_cam"], inputs["teacher_cam"])
     hard = CrossEntropy()(pooled(inputs["student_cam"]), labels=inputs["labels"])
     return {"loss": hard + of_maps, "loss_CE": hard, "loss_CAT": of_maps}
-
-
-def mgd_author(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """The authors' for detection, which masks positions."""
-    return {"loss": settings["alpha_mgd"] * _mgd(inputs, weights["mgd"], settings["lambda_mgd"])}
-
-
-def mgd_author_channels(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """The authors' for classification, which masks channels: where a draw is small, ours where it is large."""
-    mirrored = {key: 1 - tensor if key.startswith("rand_") else tensor for key, tensor in inputs.items()}
-    return {"loss": settings["alpha_mgd"] * _mgd(mirrored, weights["mgd"], settings["lambda_mgd"], channels=True)}
-
-
-def mgd_mmrazor(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """mmrazor's, with either mask."""
-    channels = settings["mask_on_channel"]
-    loss = _mgd(inputs, weights["connector"], settings["lambda_mgd"], channels=channels)
-    return {"loss": settings["alpha_mgd"] * loss}
-
-
-def mgd_seed_2(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """Seed 2's for several taps, without alignment."""
-    return {"loss": settings["alpha"] * _seed_2_mgd(inputs, weights, ratio=settings["lam"])}
-
-
-def cwd_mmrazor(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """mmrazor's, with its weight."""
-    return {"loss": settings["loss_weight"] * CWD(temperature=settings["tau"])(*_features(inputs))}
-
-
-def cwd_seed_2(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """Seed 2's for several taps."""
-    loss = CWD(temperature=settings["tau"])
-    return {"loss": loss(_all(inputs, "student_feat"), _all(inputs, "teacher_feat"))}
-
-
-def cwd_author(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """The authors' criterion: over positions or channels, or the mean of each channel alone."""
-    kind, student, teacher = settings["norm_type"], *_features(inputs)
-    if kind == "channel_mean" and settings["divergence"] == "mse":
-        return {"loss": LogitMSE()(pooled(student), pooled(teacher))}
-    if kind not in ("channel", "spatial") or settings["divergence"] != "kl":
-        raise ValueError(f"no loss of ours is {kind} with {settings['divergence']}")
-    over = "positions" if kind == "channel" else "channels"
-    return {"loss": CWD(temperature=settings["temperature"], softmax_over=over)(student, teacher)}
-
-
-def cwd_author_rest(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """The criterion's other combinations, as it computes them."""
-    kind, divergence, (student, teacher) = settings["norm_type"], settings["divergence"], _features(inputs)
-    samples, channels = student.shape[:2]
-    # Squared differences ignore the temperature.
-    temperature = settings["temperature"] if divergence == "kl" else 1.0
-
-    def normalized(features: Tensor) -> Tensor:
-        if kind == "channel":
-            return F.softmax(features.flatten(2) / temperature, dim=2)
-        if kind == "spatial":
-            return F.softmax(features / temperature, dim=1)
-        return pooled(features) if kind == "channel_mean" else features[0]
-
-    ours, theirs = normalized(student), normalized(teacher)
-    terms = theirs * (theirs.log() - ours.log()) if divergence == "kl" else (ours - theirs).square()
-    divisor = samples * channels if kind in ("channel", "channel_mean") else student.numel() // channels
-    return {"loss": terms.sum() * temperature**2 / divisor}
-
-
-def pkd(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """mmrazor's, with its weight."""
-    loss = PKD(resize="student" if settings["resize_stu"] else "teacher")
-    return {"loss": settings["loss_weight"] * loss(*_features(inputs))}
-
-
-def vitkd(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """cls_KD's, with the mask that it drew."""
-    student, teacher = ((*inputs[f"{side}_low"].unbind(1), inputs[f"{side}_high"]) for side in ("student", "teacher"))
-    loss = ViTKD(shallow=settings["alpha"], deep=settings["beta"], ratio=settings["lam"])
-    loss.prepare(student, teacher)
-    last = len(student) - 1
-    rename = {}
-    for key in weights["vitkd"]:
-        ours = re.sub(r"^align2\.", "aligners.", key)
-        ours = re.sub(r"^align\.", f"aligners.{last}.", ours)
-        rename[key] = re.sub(r"^generation\.", "generator.", ours)
-    load(loss, weights["vitkd"], rename=rename)
-    with recorded_draws(inputs):
-        return {"loss": loss(student, teacher)}
-
-
-def feature_loss_seed_2(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """Seed 2's `FeatureLoss`: standardised channels, then either loss; 0.3 of the generative one is trained on."""
-    student, teacher = _all(inputs, "student_feat"), _all(inputs, "teacher_feat")
-    if settings["distiller"] == "cwd":
-        align = weights["align_module"]
-        student = tuple(
-            F.conv2d(features, align[f"{index}.weight"], align[f"{index}.bias"])
-            for index, features in enumerate(student)
-        )
-        loss = CWD(temperature=1.0, standardize=True)(student, teacher)
-        for index, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
-            _remember(weights[f"norm{index}"], ours, theirs)
-    else:
-        # The class's defaults, no setting of the case.
-        loss = 2e-5 * _seed_2_mgd(inputs, weights, ratio=0.65, standardize=True)
-        for index, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
-            _remember(weights[f"norm1_{index}"], ours)
-            _remember(weights[f"norm{index}"], theirs)
-    return {"loss": loss, "scaled_for_training": loss * (1.0 if settings["distiller"] == "cwd" else 0.3)}
-
-
-def weight_schedule_seed_2(inputs: Inputs, settings: Settings, weights: Weights) -> dict[str, Tensor]:
-    """Seed 2's weight over the batches of an epoch: the cosine ramp from 1 to 0.1."""
-    count = settings["n"]
-    values = Schedule.ramp(1.0, 0.1, count, shape="cosine").values[:count]
-    return {"weights": torch.tensor(values, dtype=torch.float64)}
-
-
-def _features(inputs: Inputs) -> tuple[Tensor, Tensor]:
-    return inputs["student_feat"], inputs["teacher_feat"]
-
-
-def _all(inputs: Inputs, prefix: str) -> tuple[Tensor, ...]:
-    """The inputs `prefix_0`, `prefix_1`, … in order."""
-    count = sum(bool(re.fullmatch(rf"{prefix}_\d+", name)) for name in inputs)
-    return tuple(inputs[f"{prefix}_{index}"] for index in range(count))
 
 
 def _fusion_name(key: str) -> str:
@@ -276,35 +151,3 @@ def _with_weights(
 ) -> SRRL:
     loss.prepare(student, teacher)
     return load(loss, group, rename={key: f"connector.{key}" for key in group})
-
-
-def _mgd(inputs: Inputs, group: dict[str, Tensor], ratio: float, *, channels: bool = False) -> Tensor:
-    student, teacher = _features(inputs)
-    loss = MGD(mask="channels" if channels else "positions", ratio=ratio)
-    loss.prepare(student, teacher)
-    rename = {key: re.sub(r"^generation\.", "generators.0.", re.sub(r"^align\.", "aligners.0.", key)) for key in group}
-    load(loss, group, rename=rename)
-    with recorded_draws(inputs):
-        return loss(student, teacher)
-
-
-def _seed_2_mgd(inputs: Inputs, weights: Weights, *, ratio: float, standardize: bool = False) -> Tensor:
-    student, teacher = _all(inputs, "student_feat"), _all(inputs, "teacher_feat")
-    loss = MGD(ratio=ratio, align=False, standardize=standardize)
-    loss.prepare(student, teacher)
-    merged = {
-        f"generators.{index}.{key}": tensor
-        for index in range(len(student))
-        for key, tensor in weights[f"generation{index}"].items()
-    }
-    load(loss, merged)
-    with recorded_draws(inputs):
-        return loss(student, teacher)
-
-
-@torch.no_grad()
-def _remember(norm: dict[str, Tensor], *batches: Tensor) -> None:
-    """Update a batch norm's buffers, which ours has no use for: it only ever standardises by the batch."""
-    for batch in batches:
-        F.batch_norm(batch, norm["running_mean"], norm["running_var"], training=True)
-        norm["num_batches_tracked"] += 1

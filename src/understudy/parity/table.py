@@ -5,7 +5,7 @@ To add a family: write a file of functions like those of `hinton.py` and name th
 
 from dataclasses import dataclass
 
-from understudy.parity import activations, factors, features, gradients, hinton, logits, modern, relational
+from understudy.parity import activations, dense, factors, features, gradients, hinton, logits, modern, relational
 from understudy.parity.recorded import Compute
 
 
@@ -85,17 +85,17 @@ CASES: dict[str, Compute] = {
     "srrl_clskd": modern.srrl_clskd,
     "simkd": modern.simkd,
     "catkd": modern.catkd,
-    "mgd_author_det": modern.mgd_author,
-    "mgd_author_cls": modern.mgd_author_channels,
-    "mgd_mmrazor": modern.mgd_mmrazor,
-    "mgd_seed2": modern.mgd_seed_2,
-    "cwd_mmrazor": modern.cwd_mmrazor,
-    "cwd_author": modern.cwd_author,
-    "cwd_seed2": modern.cwd_seed_2,
-    "pkd_mmrazor": modern.pkd,
-    "vitkd_clskd": modern.vitkd,
-    "featureloss_seed2": modern.feature_loss_seed_2,
-    "seed2_weight_schedule": modern.weight_schedule_seed_2,
+    "mgd_author_det": dense.mgd_author,
+    "mgd_author_cls": dense.mgd_author_channels,
+    "mgd_mmrazor": dense.mgd_mmrazor,
+    "mgd_seed2": dense.mgd_seed_2,
+    "cwd_mmrazor": dense.cwd_mmrazor,
+    "cwd_author": dense.cwd_author,
+    "cwd_seed2": dense.cwd_seed_2,
+    "pkd_mmrazor": dense.pkd,
+    "vitkd_clskd": dense.vitkd,
+    "featureloss_seed2": dense.feature_loss_seed_2,
+    "seed2_weight_schedule": dense.weight_schedule_seed_2,
     "feat_keras_featuredistillation": features.keras_features,
     "hint_zoo": features.hint,
     "hint_rep_convreg": features.hint_regressed,
@@ -159,7 +159,7 @@ DIFFERENCES: dict[str, Difference] = {
     "cwd_author": Difference(
         reason="the authors' criterion ignores its temperature with squared differences, and compares the first image "
         "alone where nothing is normalised; ours are the two divergences and the means of channels",
-        original=modern.cwd_author_rest,
+        original=dense.cwd_author_rest,
     ),
     "at_rep": Difference(
         reason="with an odd p RepDistiller adds up signed powers, so that activations of opposite sign cancel; ours "

@@ -22,7 +22,7 @@ def both(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 def sides(inputs: Inputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The taps of student and of teacher."""
-    return _numbered(inputs, "student_feat"), _numbered(inputs, "teacher_feat")
+    return numbered(inputs, "student_feat"), numbered(inputs, "teacher_feat")
 
 
 def by_layer(inputs: Inputs, loss: Callable[[Tensor, Tensor], Tensor]) -> Outputs:
@@ -60,7 +60,7 @@ def renamed(weights: dict[str, Tensor], renames: dict[str, str]) -> dict[str, Te
     return ours
 
 
-def _numbered(inputs: Inputs, name: str) -> tuple[Tensor, ...]:
+def numbered(inputs: Inputs, name: str) -> tuple[Tensor, ...]:
     """`name_0`, `name_1`, … in order, or the one without a number."""
     if name in inputs:
         return (inputs[name],)
