@@ -1,6 +1,6 @@
 """The articles' MNIST experiments, over seeds and at equal epochs, beside what the articles printed.
 
-UNDERSTUDY_DATA=... python benchmarks/mnist_articles.py            # runs the three recipes, about half an hour
+UNDERSTUDY_DATA=... python benchmarks/mnist_articles.py            # runs the four recipes, about half an hour
 python benchmarks/mnist_articles.py --from runs/a runs/b runs/c    # reads finished runs of them
 """
 
@@ -13,7 +13,7 @@ from common import describe_machine, record
 from understudy.compare import mean_interval, verdicts
 from understudy.report.format import interval
 
-RECIPES = {"mnist-seed-000": ["seeds=5"], "mnist-seed-001": [], "mnist-distil": []}
+RECIPES = {"mnist-seed-000": ["seeds=5"], "mnist-seed-001": [], "mnist-distil": [], "mnist-ensemble": []}
 # What the first article printed, from one run each: by model and epoch.
 PRINTED = {("teacher", "3"): 0.9689, ("teacher", "6"): 0.9764, ("student_alone", "3"): 0.8173}
 PRINTED |= {("student_distilled", "3"): 0.8387, ("student_distilled", "20"): 0.9015}
@@ -43,7 +43,9 @@ def usual_table(results: dict) -> str:
     for name, about in results["models"].items():
         scores = about["metrics"]["accuracy"]
         rows.append(f"| {name} | {about['parameters']:,} | {interval(scores['last'], scores['ci95'])} |")
-    return "\n".join([*rows, "", results["verdict"]["text"]])
+    verdicts = results["verdicts"]
+    told = [f"{name}: {one['text']}" if len(verdicts) > 1 else one["text"] for name, one in verdicts.items()]
+    return "\n\n".join(["\n".join(rows), *told])
 
 
 def main() -> None:
@@ -55,14 +57,11 @@ def main() -> None:
         results = {result["name"]: result for result in found}
     else:
         results = {name: us.run(name, overrides).results for name, overrides in RECIPES.items()}
-    parts = []
     for name in RECIPES:
         if name in results:
             table = first_article(results[name]) if name == "mnist-seed-000" else usual_table(results[name])
-            parts.append(f"### {name}\n{table}")
-    text = "\n\n".join(parts)
-    print(text)
-    record("mnist_articles", text, describe_machine())
+            print(f"### {name}\n{table}\n")
+            record(name, table, describe_machine())
 
 
 if __name__ == "__main__":

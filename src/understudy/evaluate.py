@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from understudy.data import Preprocess, Source, Splits, Subset, in_order
 from understudy.data.source import UNLABELLED
-from understudy.distill.taps import logits_of
+from understudy.distill.heads import ask_heads, combine, one_answer
 from understudy.errors import UserError
 
 if TYPE_CHECKING:
     from understudy.models import Card
     from understudy.recipe.schema import Data
 
+# From raw pixels to logits, or to several answers by name.
+Ask = Callable[[Tensor], Tensor | Mapping[str, Tensor]]
 # Images a forward while evaluating. One size for all, because logits change in their last bits with it.
 CHUNK = 500
 _FILES_AT_ONCE = 64
@@ -25,7 +27,7 @@ _FILES_AT_ONCE = 64
 
 @torch.no_grad()
 def score(
-    ask: Callable[[Tensor], Tensor],
+    ask: Ask,
     part: Subset,
     *,
     classes: int,
@@ -35,28 +37,35 @@ def score(
     """Accuracy, mean cross entropy and more over the labelled samples of a part.
 
     Args:
-        ask: from raw pixels to logits.
+        ask: from raw pixels to logits; or to several answers by name, of which the first is the model's, and of the
+            others only the accuracy is wanted.
         part: the samples.
         classes: number of classes; with more than ten, `top5` is counted too.
         device: where the model is.
         recall_of: classes whose recall is wanted by itself.
 
     Returns:
-        `accuracy`, `loss`, perhaps `top5` and `recall[i]`, as fractions.
+        `accuracy`, `loss`, perhaps `top5`, `accuracy[NAME]` and `recall[i]`, as fractions.
     """
+    names: list[str] = []
     part = part.only(part.labels != UNLABELLED)
     count = max(len(part), 1)
     answers: list[Tensor] = []  # one row an image: loss, hit, in the first five; read from the device once, at the end
     for images, labels in in_order(part, CHUNK):
-        logits, wanted = ask(images.to(device)).float(), labels.to(device)
+        said, wanted = ask(images.to(device)), labels.to(device)
+        logits, *others = [one.float() for one in (said.values() if isinstance(said, Mapping) else (said,))]
+        names = list(said)[1:] if isinstance(said, Mapping) else []
         columns = [F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(1) == wanted]
         if classes > 10:
             columns.append((logits.topk(5, 1).indices == wanted[:, None]).any(1))
+        columns += [other.argmax(1) == wanted for other in others]
         answers.append(torch.stack([column.double() for column in columns]))
     columns = torch.cat(answers, 1).cpu().numpy() if answers else np.zeros((3, 0))
     scores = {"accuracy": columns[1].sum() / count, "loss": columns[0].sum() / count}
     if classes > 10:
         scores["top5"] = columns[2].sum() / count
+    for name, hits in zip(names, columns[len(columns) - len(names) :], strict=True):
+        scores[f"accuracy[{name}]"] = hits.sum() / count
     for number in recall_of:
         of_class = part.labels == number
         scores[f"recall[{number}]"] = columns[1, of_class].sum() / max(of_class.sum(), 1)
@@ -66,7 +75,19 @@ def score(
 def asking(model: nn.Module, preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
     """A function from raw pixels to a model's logits, in evaluation mode."""
     model.eval()
-    return lambda images: logits_of(model(preprocess(images)))
+    return lambda images: one_answer(model, preprocess(images))
+
+
+def asking_each(model: nn.Module, preprocess: Preprocess) -> Ask:
+    """The same; of a model with two heads the answer of each by name, after that of both."""
+    model.eval()
+
+    def ask(images: Tensor) -> Tensor | dict[str, Tensor]:
+        of_class, of_teacher = ask_heads(model, preprocess(images))
+        one = combine(of_class, of_teacher, getattr(model, "combine_heads", "mean"))
+        return one if of_teacher is None else {"": one, "class": of_class, "distillation": of_teacher}
+
+    return ask
 
 
 def evaluate(model: Any, *, data: Any, split: str = "test") -> dict[str, float]:
@@ -96,7 +117,7 @@ def evaluate(model: Any, *, data: Any, split: str = "test") -> dict[str, float]:
     part = parts.get(split)
     if part is None:
         raise UserError(f"the data has no split '{split}'")
-    ask = asking(module, card.preprocess if card else Preprocess(mean=described.mean, std=described.std))
+    ask = asking_each(module, card.preprocess if card else Preprocess(mean=described.mean, std=described.std))
     if card is not None:
         ask = _in_order_of(card, splits, ask)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
@@ -117,7 +138,7 @@ def _described(data: Any, card: "Card | None", split: str) -> tuple["Data", Any]
     return Data(name="python:data", validation=0.1 if split == "validation" else "none"), data
 
 
-def _in_order_of(card: "Card", splits: Splits, ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _in_order_of(card: "Card", splits: Splits, ask: Ask) -> Ask:
     """The model's logits in the order of the data's classes, once both are known to fit."""
     if len(card.classes) != len(splits.classes):
         raise UserError(f"the model knows {len(card.classes)} classes, the data has {len(splits.classes)}")
@@ -129,7 +150,14 @@ def _in_order_of(card: "Card", splits: Splits, ask: Callable[[Tensor], Tensor]) 
     if unknown:
         raise UserError(f"the model does not know the class '{unknown[0]}' (it knows {', '.join(card.classes[:12])})")
     columns = [card.classes.index(name) for name in splits.classes]
-    return lambda images: ask(images)[:, columns]
+
+    def reordered(images: Tensor) -> Tensor | dict[str, Tensor]:
+        said = ask(images)
+        if isinstance(said, Tensor):
+            return said[:, columns]
+        return {name: answer[:, columns] for name, answer in said.items()}
+
+    return reordered
 
 
 @torch.no_grad()

@@ -218,13 +218,12 @@ def test_the_moving_average_follows_its_formula(make):
     task, teacher = make(train={"ema": 0.8})
     stage = student_stage(task, 0, {"teacher": teacher})
     arm = stage.arms[1]
-    expected = None
+    expected = {name: tensor.numpy().astype(np.float64) for name, tensor in weights(arm).items()}
     for step in range(4):
         batches = {name: feed[step] for name, feed in stage.feeds.items()}
         train_step(stage, list(stage.arms), batches, 0, step)
         now = {name: tensor.numpy().astype(np.float64) for name, tensor in weights(arm).items()}
-        expected = now if expected is None else {name: 0.8 * expected[name] + 0.2 * now[name] for name in now}
-    assert expected is not None
+        expected = {name: 0.8 * expected[name] + 0.2 * now[name] for name in now}
     for name, tensor in arm.model.state_dict().items():
         np.testing.assert_allclose(tensor.numpy(), expected[name], rtol=1e-5, atol=1e-7)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from understudy import randomness
-from understudy.data.augment import augment
+from understudy.data.augment import Normal, augment
 from understudy.data.mix import mix_images, mix_labels, plan
+from understudy.data.repeated import epoch_length, repeat
 from understudy.data.source import UNLABELLED
 from understudy.data.split import Subset
 from understudy.errors import UserError
@@ -79,6 +80,7 @@ class Feed(Dataset[Batch]):
         settings: the recipe's augmentation.
         classes: number of classes.
         second_view: how another view of each sample is made; None for one view.
+        normal: mean and deviation of the channels, from 0 to 1, of the noise that erases with `erase_fill: normal`.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Feed(Dataset[Batch]):
         settings: Augment,
         classes: int,
         second_view: Augment | None = None,
+        normal: Normal = ((0.5,), (0.25,)),
     ) -> None:
         self.part = part
         self.batch_size = min(batch_size, len(part))
@@ -97,13 +100,15 @@ class Feed(Dataset[Batch]):
         self.settings = settings
         self.classes = classes
         self.second_view = second_view
+        self.normal = normal
         self._all_labelled = bool((part.labels != UNLABELLED).all())
         self._last: _Pass | None = None
 
     @property
     def steps_per_pass(self) -> int:
-        """Steps until every sample was served once."""
-        return -(-len(self.part) // self.batch_size)
+        """Steps until as many samples were served as there are; with repeats, as many as a whole number of 256."""
+        samples = len(self.part) if self.settings.repeats == 1 else epoch_length(len(self.part))
+        return -(-samples // self.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
         number, place = divmod(step, self.steps_per_pass)
@@ -125,14 +130,21 @@ class Feed(Dataset[Batch]):
         """Order and keys of a pass, a function of its number; the last one is kept only to save the sort."""
         if self._last is None or self._last.number != number:
             order = randomness.permutation(randomness.key(self.key, "order", number), len(self.part))
+            copies = np.zeros(len(order), np.int64)
+            if self.settings.repeats > 1:
+                places = repeat(order, self.settings.repeats)
+                order, copies = order[places], np.arange(len(places)) - np.searchsorted(places, places)
             ids = self.part.ids[order]
             keys = randomness.keys(randomness.key(self.key, "view", number), ids)
+            for copy in range(1, copies.max(initial=0) + 1):  # a view of its own each time
+                parent = randomness.key(self.key, "view", number, copy)
+                keys[copies == copy] = randomness.keys(parent, ids[copies == copy])
             self._last = _Pass(number, ids, self.part.labels[order], keys)
         return self._last
 
     def _augmented(self, images: Tensor, keys: np.ndarray, settings: Augment) -> Tensor:
         strength = settings.rand_augment
-        if not (settings.crop or settings.flip or settings.erase or strength):
+        if not (settings.crop or settings.flip or settings.color_jitter or settings.erase or strength):
             return images
         if images.dtype != torch.uint8:
             raise UserError(f"changes uint8 images (0 to 255), these are {images.dtype}", where="data.augment")
@@ -141,8 +153,12 @@ class Feed(Dataset[Batch]):
             keys,
             crop=settings.crop,
             flip=settings.flip,
+            color_jitter=settings.color_jitter,
             rand_augment=(strength.ops, strength.magnitude) if strength else None,
+            rand_augment_std=strength.std if strength else 0.0,
+            rand_augment_as=strength.operations if strength else "torchvision",
             erase=settings.erase,
+            erase_with=self.normal if settings.erase_fill == "normal" else None,
         )
 
     def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:

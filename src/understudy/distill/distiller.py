@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from understudy.distill.heads import ask_heads
 from understudy.distill.learner import Learner, Losses
 from understudy.distill.match import match
 from understudy.distill.objective import Objective, Share, Signals
 from understudy.distill.rehead import Reheaded
-from understudy.distill.taps import find, head, logits_of, tapped
+from understudy.distill.taps import find, head, tapped
 from understudy.distill.teacher import Answer, Teacher, are_probabilities
 from understudy.errors import UserError
 from understudy.losses.simkd import SimKD
@@ -145,8 +146,9 @@ class Distiller(Learner):
         training = self.student.training
         self.student.eval()
         with torch.no_grad(), tapped(self.student, self.student_taps) as features:
-            logits = logits_of(self.student(example))
+            logits, distillation = ask_heads(self.student, example)
         self.student.train(training)
+        self._choose_heads(two=distillation is not None)
         _check_reached(self.student_taps, features, "student")
         if are_probabilities(logits):
             raise UserError("the student returns probabilities: take the softmax out of it, losses want logits")
@@ -160,9 +162,31 @@ class Distiller(Learner):
                     "they must be the same"
                 )
         ids = torch.arange(len(example), device=example.device)
-        signals = self._signals(logits, features, answer, inputs=example, labels=ids % logits.shape[1], sample_ids=ids)
+        labels = ids % logits.shape[1]
+        signals = self._signals(
+            logits, features, answer, distillation=distillation, inputs=example, labels=labels, sample_ids=ids
+        )
         for objective in self.objective_list():
             objective.fit_to(signals)
+
+    def _choose_heads(self, *, two: bool) -> None:
+        """Say which head each objective reads: the teacher teaches the distillation head, the labels all others."""
+        for objective in self.objective_list():
+            if objective.head not in (None, "class") and not two:
+                raise UserError(
+                    f"'{objective.name}' reads the head '{objective.head}', but the student has one: take one with "
+                    "two, such as vit with tokens: 2"
+                )
+            if two and objective.needs_teacher:
+                objective.reads = objective.head or "distillation"
+            else:
+                objective.reads = objective.head or "class"
+        teaching = [o for o in self.objective_list() if o.reads_logits and o.weight != 0]
+        if not two or any(objective.reads != "class" for objective in teaching):
+            return
+        for objective in self.objective_list():
+            if objective.head is None and not objective.needs_teacher:
+                objective.reads = "each"
 
     def _signals(self, logits: Tensor, features: dict[str, Tensor], answer: Answer | None, **batch: Any) -> Signals:
         teacher = None if self.teacher is None else self.teacher.model
@@ -228,11 +252,12 @@ class Distiller(Learner):
             answer = self.teacher(images, taps=self.teacher_taps, graph=True)
         answer = answer or self.ask(images, epoch)
         with tapped(self.student, self.student_taps) as features:
-            logits = logits_of(self.student(images))
+            logits, distillation = ask_heads(self.student, images)
         signals = self._signals(
             logits,
             features,
             answer,
+            distillation=distillation,
             inputs=images,
             labels=labels,
             sample_ids=sample_ids,
@@ -293,6 +318,8 @@ class Distiller(Learner):
         lines = []
         for objective in self.objective_list():
             places = " and ".join((*objective.student_paths, *objective.teacher_paths)) or "logits"
+            if objective.reads != "class":
+                places += " of each head" if objective.reads == "each" else f" of the {objective.reads} head"
             weight = "auto" if isinstance(objective.weight, Share) else f"{objective.weight_at(0):g}"
             lines.append(f"{weight} x {objective.name} on {places}")
         return lines

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from understudy.data.prepare import Preprocess
-from understudy.distill.taps import logits_of, stage_ends
+from understudy.distill.heads import one_answer
+from understudy.distill.taps import stage_ends
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Ensemble(nn.Module):
         """
         answers = []
         for model, member in zip(self.members, self.asked, strict=True):
-            logits = logits_of(model(member.preprocess(images)))
+            logits = one_answer(model, member.preprocess(images))
             answers.append(logits if member.columns is None else logits[:, list(member.columns)])
         members = torch.stack(answers, dim=1)
         return {"logits": mixture(members, self.shares), "members": members}

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from understudy.distill.heads import one_answer
 from understudy.distill.learner import Learner, Losses
 from understudy.distill.objective import Objective, Signals
-from understudy.distill.taps import logits_of
 from understudy.distill.teacher import Answer
 from understudy.errors import UserError
 
@@ -43,7 +43,7 @@ class Mutual(Learner):
             if objective.student_tap is not None or objective.with_logits:
                 raise UserError(f"'{objective.name}' compares features: mutual learning compares logits, such as kd")
         with torch.no_grad():
-            answers = [logits_of(student.eval()(example)) for student in self.students]
+            answers = [one_answer(student.eval(), example) for student in self.students]
         if len({answer.shape[1:] for answer in answers}) > 1:
             raise UserError(f"the students give {', '.join(str(answer.shape[-1]) for answer in answers)} classes")
         self.train()
@@ -88,7 +88,7 @@ class Mutual(Learner):
             epoch: counted from 0.
             step: counted from 0.
         """
-        logits = [logits_of(student(images)) for student in self.students]
+        logits = [one_answer(student, images) for student in self.students]
         batch = Signals(
             student=logits[0],
             inputs=images,

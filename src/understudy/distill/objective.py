@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,9 @@ from understudy.distill.adapters import make_adapter, make_resizer, tokens_to_ma
 from understudy.distill.ensemble import mixture
 from understudy.errors import UserError
 from understudy.losses.functional import ShapeMismatch
+
+# What an objective reads of a student with two heads.
+Head = Literal["class", "distillation", "each"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Signals:
     """What one batch yields; a loss names the fields it needs as keyword arguments.
 
     Args:
-        student: (N, K) logits.
+        student: (N, K) logits; of two heads those of the class head.
+        distillation: (N, K) logits of the student's distillation head, where it has one.
         teacher: (N, K) logits, or None without a teacher.
         student_features: tapped outputs of the student by module path.
         teacher_features: tapped outputs of the teacher by module path.
@@ -95,6 +99,7 @@ class Signals:
     teacher_head: nn.Module | None = None
     student_model: nn.Module | None = None
     teacher_model: nn.Module | None = None
+    distillation: Tensor | None = None
     epoch: int = 0
     step: int = 0
 
@@ -109,6 +114,9 @@ class Objective(nn.Module):
         student_tap: a module path with globs, several, or `auto`; None compares the logits.
         teacher_tap: likewise for the teacher; None takes the logits, or with a student tap `auto`'s match.
         members: which of several teachers it learns from, counted from 0; None means all.
+        head: which head of a student with two it reads: `class`, `distillation`, or `each` for the mean of the loss on
+            either. By default what compares with the teacher reads the distillation head, labels the class head, and
+            both where no teacher teaches the other.
         name: in logs and reports; by default the class's name.
     """
 
@@ -120,6 +128,7 @@ class Objective(nn.Module):
         student_tap: str | Sequence[str] | None = None,
         teacher_tap: str | Sequence[str] | None = None,
         members: Sequence[int] | None = None,
+        head: Head | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -128,6 +137,8 @@ class Objective(nn.Module):
         self.student_tap = student_tap
         self.teacher_tap = teacher_tap
         self.members = members
+        self.head: Head | None = head
+        self.reads: Head = "class"  # resolved by the distiller
         self.held_weight = 1.0  # of a `Share`, until the first gradients were measured
         if teacher_tap is None and student_tap is not None and getattr(loss, "with_logits", False) != "student":
             self.teacher_tap = student_tap
@@ -148,6 +159,11 @@ class Objective(nn.Module):
         self.with_logits: bool | Literal["student"] = getattr(loss, "with_logits", False)
         self.needs_input_gradients = bool(getattr(loss, "needs_input_gradients", False))
         self.takes_views = bool(getattr(loss, "takes_views", False))
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it reads the student's logits, and not its features alone."""
+        return self.student_tap is None or bool(self.with_logits)
 
     def weight_at(self, epoch: int) -> float:
         """The weight in an epoch, counted from 0."""
@@ -171,8 +187,13 @@ class Objective(nn.Module):
         for need in self.needs:
             if getattr(signals, need) is None:
                 raise UserError(f"the loss '{self.name}' needs {need}: give them with the batch")
-        device = signals.student.device.type
-        with torch.autocast(device, enabled=False):
+        if self.reads == "class" or signals.distillation is None:
+            return self._loss_of(signals)
+        on_distillation = self._loss_of(replace(signals, student=signals.distillation))
+        return on_distillation if self.reads == "distillation" else (self._loss_of(signals) + on_distillation) / 2
+
+    def _loss_of(self, signals: Signals) -> Tensor:
+        with torch.autocast(signals.student.device.type, enabled=False):
             return self.loss(*self._arguments(signals), **{need: getattr(signals, need) for need in self.needs})
 
     def fit_to(self, example: Signals) -> None:

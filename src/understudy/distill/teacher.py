@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.data.prepare import Preprocess
+from understudy.distill.heads import has_two_modules, one_answer
 from understudy.distill.taps import StopForward, logits_of, tapped
 
 
@@ -90,7 +91,7 @@ class Teacher:
 
     def _forward(self, inputs: Tensor, logits: bool, features: dict[str, Tensor]) -> Answer:
         try:
-            said = self.model(inputs)
+            said = one_answer(self.model, inputs) if has_two_modules(self.model) else self.model(inputs)
         except StopForward:
             return Answer(None, dict(features))
         if not logits:

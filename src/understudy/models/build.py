@@ -11,6 +11,7 @@ from torch import nn
 from understudy.errors import UserError, did_you_mean
 from understudy.models.resolution import fit_positions
 from understudy.models.table import MODELS, REGISTERED
+from understudy.models.trainable import train_only
 from understudy.models.vit import check_patches
 from understudy.recipe.check import model_problems
 from understudy.recipe.schema import Model
@@ -63,7 +64,9 @@ def build(model: Model, *, classes: int, shape: Shape, given: Any = None) -> nn.
     if model.weights is not None:
         from understudy.models.weights import load_weights
 
-        load_weights(module, model.weights)
+        load_weights(module, model.weights, new_head=model.new_head)
+    train_only(module, model.trainable)
+    module.combine_heads = model.answer  # pyright: ignore[reportArgumentType] (read by `one_answer`)
     return module.train()
 
 

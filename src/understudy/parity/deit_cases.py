@@ -20,6 +20,8 @@ from understudy.losses.deit import BinaryCrossEntropy, submodels_agree
 from understudy.models.build import extra
 from understudy.models.resolution import interpolate_positions
 from understudy.models.vit import as_timm
+from understudy.recipe.schema import Train
+from understudy.train.optim import rate_factor
 
 Arrays = dict[str, NDArray[Any]]
 Settings = dict[str, Any]
@@ -183,11 +185,9 @@ def _rates(arrays: Arrays, settings: Settings) -> Computed:
 
 
 def _rate(epoch: int, settings: Settings) -> float:
-    lr, warmup = settings["lr"], settings["warmup_epochs"]
-    if epoch < warmup:
-        return settings["warmup_lr"] + epoch * (lr - settings["warmup_lr"]) / warmup
-    share = (1 + math.cos(math.pi * epoch / settings["epochs"])) / 2
-    return settings["min_lr"] + share * (lr - settings["min_lr"])
+    keys = ("epochs", "warmup_epochs", "lr", "warmup_lr", "min_lr")
+    train = Train.model_validate({"schedule": "timm-cosine", **{key: settings[key] for key in keys}})
+    return train.lr * rate_factor(train, steps_per_epoch=1, epochs=train.epochs)(epoch)
 
 
 def _moving_average(arrays: Arrays, settings: Settings) -> Computed:

@@ -36,6 +36,7 @@ def check(recipe: ClassifyRecipe, *, files: bool = True) -> Iterator[Problem]:
     yield from model_problems(("student",), recipe.student, files=files)
     for index, method in enumerate(recipe.method):
         yield from _check_method(("method", index), method)
+        yield from _check_model_changes(("method", index, "model"), method, recipe)
     for path, section in _teachers(recipe):
         if isinstance(section.train, dict):
             yield from _check_teacher_train(path, section, recipe)
@@ -115,6 +116,23 @@ def _check_method(path: tuple[str | int, ...], method: Method) -> Iterator[Probl
     weights = [method.labels, *(objective.weight for objective in method.objectives)]
     if all(weight == 0 for weight in weights):
         yield (*path, "labels"), f"'{method.name}' has nothing to learn from: every weight is 0"
+
+
+def _check_model_changes(path: tuple[str | int, ...], method: Method, recipe: ClassifyRecipe) -> Iterator[Problem]:
+    """A method's `model` is held against the student that it changes."""
+    from pydantic import ValidationError
+
+    if not method.model:
+        return
+    try:
+        student = type(recipe.student).model_validate({**recipe.student.model_dump(), **method.model})
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        yield (*path, *detail["loc"]), f"{in_words(detail)}, not {shown(detail.get('input'))}"
+        return
+    for where, problem in model_problems(path, student, files=False):
+        if where[-1] in method.model:
+            yield where, problem
 
 
 def _check_objective(path: tuple[str | int, ...], objective: Objective) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from understudy.errors import did_you_mean
 from understudy.losses.table import LOSSES
 from understudy.recipe.signature import Option, options
 
-_OF_METHOD = {"name", "labels", "label_smoothing", "objectives", "taught_by", "generations", "peers"}
+_OF_METHOD = {"name", "labels", "label_smoothing", "objectives", "taught_by", "generations", "peers", "model"}
 
 
 def expand_method(value: Any) -> Any:

@@ -39,6 +39,8 @@ class RandAugment(Part):
 
     ops: Positive = 2
     magnitude: Annotated[float, Strict(), Field(ge=0, le=10)] = 9.0
+    std: NonNegative = 0.0
+    operations: Literal["torchvision", "timm"] = "torchvision"
 
 
 class Augment(Part):
@@ -46,10 +48,13 @@ class Augment(Part):
 
     crop: Annotated[int, Strict(), Field(ge=0)] = 0
     flip: Switch = False
+    color_jitter: NonNegative = 0.0
     rand_augment: RandAugment | None = None
     erase: Share = 0.0
+    erase_fill: Literal["uniform", "normal"] = "uniform"
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
+    repeats: Annotated[float, Strict(), Field(ge=1)] = 1.0
 
 
 class Data(Open):
@@ -85,11 +90,18 @@ class Data(Open):
 
 
 class Model(Open):
-    """A network by name, with its options, starting weights and how it wants its input."""
+    """A network by name, with its options, starting weights and how it wants its input.
+
+    `new_head` leaves the head of `weights` out, for other classes; `trainable` freezes all but a part; `answer` says
+    what a network with two heads answers.
+    """
 
     name: str
     weights: str | None = None
     pretrained: Switch = False
+    new_head: Switch = False
+    trainable: Literal["all", "attention", "head"] = "all"
+    answer: Literal["mean", "sum_softmax", "class", "distillation"] = "mean"
     size: Positive | None = None
     mean: tuple[Number, ...] | None = None
     std: tuple[Annotated[float, Strict(), Field(gt=0)], ...] | None = None
@@ -117,23 +129,31 @@ class Machine(Part):
 
 
 class Train(Machine):
-    """How a model is trained. `batch_size` is that of a whole step, over all processes and micro-batches."""
+    """How a model is trained. `batch_size` is that of a whole step, over all processes and micro-batches.
+
+    With `lr_batch` the learning rate is that of a batch of so many images, and scaled to `batch_size` in proportion.
+    """
 
     epochs: Positive = 30
     batch_size: Positive = 64
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     lr: Annotated[float, Strict(), Field(gt=0)] = 1e-3
+    lr_batch: Positive | None = None
     weight_decay: NonNegative = 0.0
+    decay: Literal["all", "weights"] = "all"
     momentum: Share = 0.9
     nesterov: Switch = False
     betas: tuple[Share, Share] = (0.9, 0.999)
-    schedule: Literal["constant", "linear", "cosine", "step", "plateau"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "timm-cosine", "step", "plateau"] = "constant"
     schedule_per: Literal["step", "epoch"] = "step"
     warmup_epochs: NonNegative = 0.0
+    warmup_lr: NonNegative = 0.0
     min_lr: NonNegative = 0.0
     milestones: tuple[Positive, ...] = ()
     gamma: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.1
     patience: Positive = 5
+    criterion: Literal["cross_entropy", "bce"] = "cross_entropy"
+    label_smoothing: Share = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: Positive = 1
     clip: Annotated[float, Strict(), Field(gt=0)] | None = None
@@ -155,9 +175,18 @@ class Train(Machine):
             raise ValueError("schedule: 'plateau' has no warm-up, set warmup_epochs to 0 or take another schedule")
         if late := [epoch for epoch in self.read_at if epoch > self.epochs]:
             raise ValueError(f"read_at: {late[0]} lies after the last epoch ({self.epochs})")
+        if self.criterion == "bce" and self.label_smoothing:
+            raise ValueError(
+                "label_smoothing: is nothing to criterion 'bce', which asks whether there is any of a class"
+            )
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate: {self.accumulate} micro-batches cannot be cut from {self.batch_size} images")
         return self
+
+    @property
+    def scaled_lr(self) -> float:
+        """The learning rate for this batch size."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
 
 
 class Teacher(Model):
@@ -214,14 +243,15 @@ _CONTROL_NAMES = ("alone", "label_smoothing", "equal_time")
 class Objective(Open):
     """One loss of a method: its weight, where it taps the two models (logits when not said), its options.
 
-    `weight: 30%` holds it at that share of the gradient, `auto` at an equal one. With `init` there is a stage before
-    the others, of that many epochs, for this objective alone: it trains the loss's own part where that is made
-    beforehand (FT), else the student.
+    `head` is the head that it reads of a student with two. `weight: 30%` holds it at that share of the gradient, `auto`
+    at an equal one. With `init` there is a stage before the others, of that many epochs, for this objective alone: it
+    trains the loss's own part where that is made beforehand (FT), else the student.
     """
 
     loss: str
     weight: Weight | WeightShare = 1.0
     init: Positive | None = None
+    head: Literal["class", "distillation", "each"] | None = None
     student: str | tuple[str, ...] | None = None
     teacher: str | tuple[str, ...] | None = None
 
@@ -231,13 +261,15 @@ class Method(Part):
 
     `taught_by` names who teaches where there are several: `teacher` (all of them together), `teacher_2`,
     `assistant_1`; by default the last assistant, else the teacher. With `generations` each student teaches the next
-    one; with `peers` several students teach each other instead of the teacher.
+    one; with `peers` several students teach each other instead of the teacher. `model` changes keys of the student for
+    this method, such as `{tokens: 2}`.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     labels: Weight = 1.0
-    label_smoothing: Share = 0.0
+    label_smoothing: Share | None = None
     objectives: tuple[Objective, ...] = ()
+    model: dict[str, Any] = {}
     taught_by: str | None = None
     generations: Positive = 1
     peers: Annotated[int, Strict(), Field(ge=0)] | tuple[Model, ...] = 0

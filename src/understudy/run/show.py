@@ -41,7 +41,7 @@ def describe_data(name: str, splits: "Splits", augment: "Augment") -> str:
         "test": splits.test,
     }
     lines += [f"  {use:<11}{_counts(part, len(splits.classes))}" for use, part in parts.items() if part is not None]
-    used = {key: value for key, value in augment.model_dump().items() if value}
+    used = augment.model_dump(exclude_defaults=True)
     if used:
         lines.append("  augmented by " + ", ".join(f"{key} {value}" for key, value in used.items()))
     return "\n".join(lines)

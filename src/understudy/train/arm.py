@@ -15,7 +15,7 @@ from understudy.distill.learner import gradient_norms
 from understudy.errors import RunError
 from understudy.recipe.schema import Train
 from understudy.train.checkpoint import all_finite
-from understudy.train.optim import make_optimizer, make_schedule
+from understudy.train.optim import make_optimizer, make_schedule, undecayed
 
 Role = Literal["teacher", "control", "distilled", "other"]
 
@@ -53,7 +53,7 @@ class Arm:
         self.feed = feed
         self.preprocess = preprocess
         self.epochs = epochs or settings.epochs
-        self.optimizer = make_optimizer(distiller.parameters(), settings)
+        self.optimizer = make_optimizer(distiller.parameters(), settings, undecayed=undecayed(distiller, settings))
         # Walking the modules for their parameters costs a small student a tenth of its step: done once.
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.steps_per_epoch = steps_per_epoch
@@ -63,6 +63,7 @@ class Arm:
             self.average = AveragedModel(
                 distiller.exported, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
             )
+            self.average.n_averaged += 1  # what the model starts from counts, as in timm
         self.best_score = float("-inf")
         self.best_weights: dict[str, Tensor] | None = None
         self.evaluations_since_best = 0

@@ -9,27 +9,55 @@ from torch import nn
 from understudy.recipe.schema import Train
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: Train) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: Train, *, undecayed: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """Build the optimiser that a recipe names, fused into one kernel where torch has one.
 
     Args:
         parameters: those to train.
         settings: the recipe's `train`.
+        undecayed: those of them without weight decay.
     """
     chosen = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in chosen)
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": fused}
+    spared = {id(parameter) for parameter in undecayed}
+    groups = [
+        {"params": [parameter for parameter in chosen if id(parameter) not in spared]},
+        {"params": [parameter for parameter in chosen if id(parameter) in spared], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    common = {"lr": settings.scaled_lr, "weight_decay": settings.weight_decay, "fused": fused}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(chosen, momentum=settings.momentum, nesterov=settings.nesterov, **common)
+        return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **common)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(chosen, betas=settings.betas, **common)
+    return kind(groups, betas=settings.betas, **common)
+
+
+def undecayed(module: nn.Module, settings: Train) -> list[nn.Parameter]:
+    """The parameters that `decay: weights` spares: biases, norms, and what a model itself names.
+
+    Args:
+        module: of timm's vision transformers, `no_weight_decay()` names tokens and position embeddings.
+        settings: the recipe's `train`.
+    """
+    if settings.decay == "all":
+        return []
+    named = dict(module.named_parameters())
+    spared = {name for name, parameter in named.items() if parameter.ndim <= 1 or name.endswith(".bias")}
+    for path, part in module.named_modules():
+        names = getattr(part, "no_weight_decay", None)
+        if callable(names):
+            spared |= {f"{path}.{name}" if path else name for name in names()}  # pyright: ignore[reportGeneralTypeIssues]
+    return [parameter for name, parameter in named.items() if name in spared]
 
 
 def rate_factor(settings: Train, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
     """The learning rate at each step as a share of the recipe's: a closed form, so resuming needs no history.
 
     Linear warm-up, then constant, linear or cosine down to `min_lr`, or times gamma after each milestone. With
-    `schedule_per: epoch` the rate is held during an epoch.
+    `schedule_per: epoch` the rate is held during an epoch. `timm-cosine` falls from the first epoch on, and the
+    warm-up, from `warmup_lr`, takes the place of its beginning: so do timm and DeiT's code.
 
     Args:
         settings: the recipe's `train`.
@@ -39,19 +67,21 @@ def rate_factor(settings: Train, steps_per_epoch: int, epochs: int) -> Callable[
     Returns:
         A function from the number of steps done to the factor.
     """
-    floor = settings.min_lr / settings.lr
+    floor, start = settings.min_lr / settings.scaled_lr, settings.warmup_lr / settings.scaled_lr
 
     def factor(step: int) -> float:
         if settings.schedule_per == "epoch":
             step = step // steps_per_epoch * steps_per_epoch
         epoch = step / steps_per_epoch
         if epoch < settings.warmup_epochs:
-            # The first step already moves: (step + 1), not step.
-            return (step + 1) / (settings.warmup_epochs * steps_per_epoch + 1)
-        done = min(1.0, (epoch - settings.warmup_epochs) / max(epochs - settings.warmup_epochs, 1e-12))
+            # From 0 the first step already moves: (step + 1), not step.
+            moved = 0 if start else 1
+            return start + (1 - start) * (step + moved) / (settings.warmup_epochs * steps_per_epoch + moved)
+        first = 0.0 if settings.schedule == "timm-cosine" else settings.warmup_epochs
+        done = min(1.0, (epoch - first) / max(epochs - first, 1e-12))
         if settings.schedule == "linear":
             return floor + (1 - floor) * (1 - done)
-        if settings.schedule == "cosine":
+        if settings.schedule in ("cosine", "timm-cosine"):
             return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
         if settings.schedule == "step":
             return max(floor, settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones))

@@ -7,19 +7,23 @@ from torch import nn
 from understudy.distill import Objective, Schedule, Share
 from understudy.errors import UserError
 from understudy.losses import CrossEntropy
+from understudy.losses.deit import BinaryCrossEntropy
 from understudy.losses.table import LOSSES
-from understudy.recipe.schema import Method, Weight, WeightSchedule
+from understudy.recipe.schema import Method, Train, Weight, WeightSchedule
 from understudy.recipe.schema import Objective as Described
 from understudy.recipe.signature import options
 
 # Where a loss compares the models when the recipe does not say.
 _DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "embedding": "embedding"}
 
+_PLAIN = Train()
+
 
 def objectives(
     method: Method,
     samples: int,
     *,
+    settings: Train = _PLAIN,
     members: tuple[int, ...] | None = None,
     init: bool = False,
     among_peers: bool = False,
@@ -30,6 +34,7 @@ def objectives(
     Args:
         method: as the recipe describes it.
         samples: of the training set, for losses that keep something of each.
+        settings: the recipe's `train`, which says how labels are learned.
         members: which of several teachers it learns from; None means all.
         init: with the weights of its init stage: one for what has such a stage, else nothing.
         among_peers: without default taps: peers compare logits.
@@ -42,7 +47,7 @@ def objectives(
     equal = 1 / sum(weight != 0 for weight in weights)
     built = []
     if method.labels != 0:
-        built.append(labels(0.0 if init else schedule(method.labels), method.label_smoothing))
+        built.append(labels(0.0 if init else schedule(method.labels), settings, method.label_smoothing))
     for described in method.objectives:
         weight = schedule(described.weight, equal)
         built.append(
@@ -52,6 +57,7 @@ def objectives(
                 student_tap=described.student or (None if among_peers else _DEFAULT_TAPS[LOSSES[described.loss].taps]),
                 teacher_tap=described.teacher,
                 members=members,
+                head=described.head,
                 name=described.loss,
             )
         )
@@ -86,11 +92,15 @@ def schedule(weight: Weight | str, equal: float = 0.5) -> float | Schedule | Sha
     return Schedule(weight) if isinstance(weight, tuple) else float(weight)
 
 
-def labels(weight: float | Schedule | Share, smoothing: float = 0.0) -> Objective:
-    """Cross entropy with the labels.
+def labels(weight: float | Schedule | Share, settings: Train = _PLAIN, smoothing: float | None = None) -> Objective:
+    """Learning from the labels, with the criterion of the recipe's `train`.
 
     Args:
         weight: of the objective.
-        smoothing: how much of each label is spread over all classes.
+        settings: how the model is trained.
+        smoothing: of the labels, where it is another than there.
     """
+    if settings.criterion == "bce":
+        return Objective(BinaryCrossEntropy(), weight, name="labels")
+    smoothing = settings.label_smoothing if smoothing is None else smoothing
     return Objective(CrossEntropy(label_smoothing=smoothing), weight, name="labels")

@@ -18,7 +18,7 @@ from understudy.errors import UserError
 from understudy.models import load, save
 from understudy.models.store import write_tensors
 from understudy.recipe.schema import ClassifyRecipe
-from understudy.run.measure import measure, seconds_a_step
+from understudy.run.measure import measure, parameter_count, seconds_a_step
 from understudy.run.show import describe_data, first_batch
 from understudy.tasks.classify.dry import rehearse
 from understudy.tasks.classify.results import check_control, summarise
@@ -126,7 +126,7 @@ def _train_students(
             fit(stage, folder, display, stop)
             for arm in stage.arms:
                 text = f"{arm.name} (seed {seed}) of the run {task.recipe.name}."
-                save(arm.model, _saved(folder, arm.name, seed), task.card("student", arm.model, text=text))
+                save(arm.model, _saved(folder, arm.name, seed), task.card(arm.name, arm.model, text=text))
             folder.finish_stage(name)
         for arm, planned in distilled_arms(task.recipe).items():
             if planned.generation == generation < planned.method.generations:
@@ -249,12 +249,12 @@ def _facts(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bo
     for name in task.recipe.all_assistants:
         module = load(_saved(folder, name, task.recipe.seed), given=task.objects.get(name)).to(task.device)
         facts[name] = {"role": "other", **cost(module, task.preprocess(name, module))}
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[tuple[str, int], dict[str, Any]] = {}
     for name, role in task.arms.items():
         student = _load(task, folder, name, task.recipe.seed)
-        architecture = type(student).__name__
+        architecture = type(student).__name__, parameter_count(student)
         if architecture not in known:
-            known[architecture] = cost(student, task.preprocess("student", student))
+            known[architecture] = cost(student, task.preprocess(name, student))
         facts[name] = {"role": role, **known[architecture]}
     return facts
 

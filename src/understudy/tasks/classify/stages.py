@@ -64,7 +64,7 @@ def teacher_stage(task: Classify, which: str, seed: int) -> Stage:
     settings = task.recipe.train_of(task.recipe.teachers[which])
     module = task.build(which, seed)
     feed = task.feed("teacher", seed, settings)
-    learner = _learner(task, module, [labels(1.0)], None, task.preprocess(which, module))
+    learner = _learner(task, module, [labels(1.0, settings)], None, task.preprocess(which, module))
     arm = _arm(task, which, "teacher", learner, settings, feed, on="teacher", preprocess=task.preprocess(which, module))
     return _stage(task, f"{which}-{seed}", seed, [arm], {"teacher": feed})
 
@@ -107,7 +107,7 @@ def student_stage(
             feeds["control"] = task.feed("control", seed)
         arms += _controls(task, seed, pace, "control" if "control" in feeds else "students", equal_time)
     for name, planned in _of_generation(task, generation).items():
-        learner = _taught(task, planned, seed, teachers)
+        learner = _taught(task, name, planned, seed, teachers)
         arms.append(_arm(task, name, "distilled", learner, task.recipe.train, pace, on="students"))
     return _stage(task, stage_name(seed, generation), seed, arms, feeds)
 
@@ -126,7 +126,7 @@ def init_stage(task: Classify, seed: int, teachers: Mapping[str, Teacher], gener
     for name, planned in _of_generation(task, generation).items():
         if not planned.method.has_init_stage:
             continue
-        distiller = _taught(task, planned, seed, teachers, init=True)
+        distiller = _taught(task, name, planned, seed, teachers, init=True)
         described = planned.method.objectives
         assert isinstance(distiller, Distiller)  # peers have no init stage
         mine = zip(distiller.objective_list()[-len(described) :], described, strict=True)
@@ -150,24 +150,24 @@ def _controls(task: Classify, seed: int, pace: Feed, on: str, equal_time: float)
     arms = []
     for name in task.recipe.control if isinstance(task.recipe.control, tuple) else ():
         module = task.build("student", seed)
-        smoothing = 0.1 if name == "label_smoothing" else 0.0
+        smoothing = 0.1 if name == "label_smoothing" else None
         epochs = max(1, round(settings.epochs * equal_time)) if name == "equal_time" else None
         arm_name = "student_alone" if name == "train" else f"student_{name}"
-        learner = _learner(task, module, [labels(1.0, smoothing)], None, task.preprocess("student", module))
+        learner = _learner(task, module, [labels(1.0, settings, smoothing)], None, task.preprocess("student", module))
         role = "control" if name == "train" else "other"
         arms.append(_arm(task, arm_name, role, learner, settings, pace, on=on, epochs=epochs))
     return arms
 
 
 def _taught(
-    task: Classify, planned: Planned, seed: int, teachers: Mapping[str, Teacher], *, init: bool = False
+    task: Classify, name: str, planned: Planned, seed: int, teachers: Mapping[str, Teacher], *, init: bool = False
 ) -> Learner:
     """A student with what it learns from; for an init stage with the weights of that stage."""
     method = planned.method
-    module = task.build("student", seed)
+    module = task.build(name, seed)
     if method.peers:
         students = [module, *task.peers(method, seed)]
-        example = task.example(task.preprocess("student", module))
+        example = task.example(task.preprocess(name, module))
         return Mutual(
             students=students, objectives=_objectives(task, method, (), among_peers=True), example=example
         ).to(task.device)
@@ -176,7 +176,7 @@ def _taught(
     members = (names.index(planned.taught_by),) if one_of_several else ()
     teacher = teachers["teacher" if one_of_several else planned.taught_by]
     wanted = _objectives(task, method, members, init=init)
-    return _learner(task, module, wanted, teacher, task.preprocess("student", module))
+    return _learner(task, module, wanted, teacher, task.preprocess(name, module))
 
 
 def _learner(
@@ -197,6 +197,7 @@ def _objectives(
     return objectives(
         method,
         len(task.source.train),
+        settings=task.recipe.train,
         members=members or None,
         init=init,
         among_peers=among_peers,
@@ -239,7 +240,7 @@ def _arm(
         learner,
         settings,
         feed=on,
-        preprocess=preprocess or task.preprocess("student", learner.student),
+        preprocess=preprocess or task.preprocess(name.removesuffix("-init"), learner.student),
         steps_per_epoch=pace.steps_per_pass,
         epochs=epochs,
     )

@@ -1,6 +1,6 @@
 """Image classification: the models, data, steps and scores of a recipe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -12,11 +12,11 @@ from understudy.data import Feed, Preprocess, Splits, load_source, split
 from understudy.distill import Ensemble, Member, Teacher
 from understudy.distill.rehead import Reheaded
 from understudy.errors import UserError
-from understudy.evaluate import asking, score
+from understudy.evaluate import Ask, asking_each, score
 from understudy.models import Card, build
 from understudy.models.start import start_from
-from understudy.recipe.schema import ClassifyRecipe, Method, Model, Train
-from understudy.tasks.classify.variants import student_arms
+from understudy.recipe.schema import ClassifyRecipe, Method, Model, Student, Train
+from understudy.tasks.classify.variants import changed, distilled_arms, student_arms
 from understudy.train.arm import Arm
 from understudy.train.loop import Scores
 
@@ -69,10 +69,13 @@ class Classify:
         """The recipe's section of a model.
 
         Args:
-            which: `student`, or the name of a teacher or assistant.
+            which: `student`, the name of a teacher or assistant, or of an arm, whose method may change the student.
         """
         known = {"teacher": self.recipe.teacher, **self.recipe.teachers, **self.recipe.all_assistants}
-        return self.recipe.student if which == "student" else known[which]
+        if which in known:
+            return known[which]
+        planned = distilled_arms(self.recipe).get(which)
+        return self.recipe.student if planned is None else changed(self.recipe.student, planned.method)
 
     def build(self, which: str, seed: int) -> nn.Module:
         """Build a teacher, an assistant or a student; equal seeds give equal starting weights.
@@ -84,11 +87,13 @@ class Classify:
         Raises:
             UserError: the student is to start from the teacher, which has no tensor like its own.
         """
-        randomness.seed_torch(randomness.key("init", which, seed))
-        module = build(
-            self.section(which), classes=self.classes, shape=self.splits.shape, given=self.objects.get(which)
-        )
-        init = self.recipe.student.init if which == "student" else None
+        section = self.section(which)
+        role = "student" if isinstance(section, Student) else which
+        randomness.seed_torch(randomness.key("init", role, seed))
+        module = build(section, classes=self.classes, shape=self.splits.shape, given=self.objects.get(role))
+        if isinstance(section, Student) and section != self.recipe.student:
+            start_from(module, self.build("student", seed))  # where shapes agree, all students start alike
+        init = self.recipe.student.init if role == "student" else None
         if init is not None and self.origin is not None:
             copied = start_from(module, self.origin, blocks=init == "teacher-blocks")
             if not copied:
@@ -122,7 +127,8 @@ class Classify:
 
     def card(self, which: str, module: nn.Module, *, fingerprint: str = "", text: str = "") -> Card:
         """What a model is saved with."""
-        described = self.section(which).model_dump(mode="json", exclude={"train", "share", "copies", "init"})
+        not_kept = {"train", "share", "copies", "init", "new_head", "trainable"}
+        described = self.section(which).model_dump(mode="json", exclude=not_kept)
         return Card(
             model=module.described(described) if isinstance(module, Reheaded) else described,
             classes=self.splits.classes,
@@ -199,15 +205,16 @@ class Classify:
             settings=self.recipe.data.augment,
             classes=self.classes,
             second_view=self.recipe.data.second_view if which == "students" else None,
+            normal=(self.recipe.data.mean or (0.5,), self.recipe.data.std or (0.25,)),
         )
 
     # Scores
 
     def evaluate(self, arm: Arm) -> Scores:
         """Score an arm's model on validation (where there is one) and test."""
-        return self.scores(asking(arm.model, arm.preprocess))
+        return self.scores(asking_each(arm.model, arm.preprocess))
 
-    def scores(self, ask: Callable[[Tensor], Tensor]) -> Scores:
+    def scores(self, ask: Ask) -> Scores:
         """Score anything that answers pixels with logits."""
         parts = {"validation": self.splits.validation, "test": self.splits.test}
         return {

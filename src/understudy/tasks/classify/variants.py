@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from understudy.recipe.methods import grid_option
-from understudy.recipe.schema import ClassifyRecipe, Method
+from understudy.recipe.schema import ClassifyRecipe, Method, Student
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,13 @@ def groups(recipe: ClassifyRecipe) -> list[list[str]]:
     for arm, planned in distilled_arms(recipe).items():
         found.setdefault((planned.method.name, planned.generation), []).append(arm)
     return list(found.values())
+
+
+def changed(student: Student, method: Method) -> Student:
+    """The recipe's student as a method wants it: with the keys of `model` laid over it."""
+    if not method.model:
+        return student
+    return Student.model_validate({**student.model_dump(), **method.model})
 
 
 def _teacher_of(method: Method, recipe: ClassifyRecipe) -> str:
