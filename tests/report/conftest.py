@@ -4,11 +4,10 @@ import json
 import math
 import random
 import statistics
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
+from report_reading import png
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
@@ -17,16 +16,6 @@ def interval(values):
     half = T_975[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return [mean - half, mean + half]
-
-
-def png(width=48, height=16):
-    rows = b"".join(b"\0" + bytes((x * 5 + y * 9) % 256 for x in range(width)) for y in range(height))
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) & 0xFFFFFFFF)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def write_arm(folder, name, seed, reached, objectives, epochs, draw):

@@ -100,9 +100,27 @@ def specification(
     Returns:
         The specification.
     """
-    sized = chart.properties(width="container", height=height, description=description)
-    spec = sized.to_dict()
-    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-    spec["config"] = CONFIG
-    spec["usermeta"] = {"nameWidth": 40 + 7 * max(map(len, names), default=0)}
-    return spec
+    return dressed(chart.to_dict(), height=height, description=description, names=names)
+
+
+def dressed(spec: Spec, *, height: int, description: str, names: Iterable[str] = ()) -> Spec:
+    """A Vega-Lite specification in the looks of the page.
+
+    Args:
+        spec: a chart of one view or of layers.
+        height: its height in pixels.
+        description: what it shows, for those who cannot see it.
+        names: the names in its legend.
+
+    Returns:
+        Another specification.
+    """
+    return {
+        **spec,
+        "width": "container",
+        "height": height,
+        "description": description,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "config": CONFIG,
+        "usermeta": {"nameWidth": 40 + 7 * max(map(len, names), default=0)},
+    }

@@ -13,7 +13,7 @@ import vl_convert
 from understudy.report import charts, markup, series
 from understudy.report.contents import Extra, Run
 from understudy.report.format import bytes as size
-from understudy.report.looks import Spec
+from understudy.report.looks import Spec, dressed
 from understudy.report.scores import further_metrics, score_table
 from understudy.report.verdict import verdict_panel, verdict_table
 
@@ -155,7 +155,7 @@ def _extra(extra: Extra, place: int, drawn: dict[str, Spec]) -> str:
     ]
     parts = [
         markup.hint(extra.text) if extra.text else "",
-        _chart(drawn, f"chart-extra-{place}", extra.chart),
+        _chart(drawn, f"chart-extra-{place}", extra.chart and dressed(extra.chart, height=260, description=extra.title)),
         markup.table(extra.columns, rows, caption=extra.title) if rows else "",
         _picture(extra.picture, extra.title),
     ]
