@@ -26,7 +26,7 @@ types: $(BIN)/.installed
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
 	uv venv --quiet --allow-existing --python 3.11 $(VENV) || uv venv --quiet --allow-existing $(VENV)
-	VIRTUAL_ENV=$(VENV) uv pip install --quiet --compile-bytecode --constraints constraints.txt --group dev -e ".[all]"
+	VIRTUAL_ENV=$(VENV) uv pip install --quiet --compile-bytecode --constraints constraints.txt --group dev -e ".[all,detect]"
 	$(BIN)/python -m compileall -q src || true
 	@touch $@
 

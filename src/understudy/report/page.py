@@ -153,9 +153,10 @@ def _extra(extra: Extra, place: int, drawn: dict[str, Spec]) -> str:
         for row in extra.rows
         if row
     ]
+    chart = extra.chart and dressed(extra.chart, height=260, description=extra.title)
     parts = [
         markup.hint(extra.text) if extra.text else "",
-        _chart(drawn, f"chart-extra-{place}", extra.chart and dressed(extra.chart, height=260, description=extra.title)),
+        _chart(drawn, f"chart-extra-{place}", chart),
         markup.table(extra.columns, rows, caption=extra.title) if rows else "",
         _picture(extra.picture, extra.title),
     ]
