@@ -19,11 +19,14 @@ SAID: dict[str, dict[str, Any]] = {
     "ft": {"init": 1},
     "ab": {"init": 1},
     "fsp": {"init": 1},
-    "annealed": {"temperature": 3.0},
+    "annealed": {
+        "temperature": 2.0,
+        "weight": {"start": 1.0, "end": 0.0, "epochs": 2, "shape": "step"},
+        "labels": {"start": 0.0, "end": 1.0, "epochs": 2, "shape": "step"},
+    },
 }
 LEFT_OUT = {
     "vitkd": "compares the tokens of transformers",
-    "cross_entropy": "is the control",
 }
 SCHEMES: list[dict[str, Any]] = [
     {"name": "takd", "loss": "kd", "taught_by": "assistant_1"},

@@ -170,11 +170,14 @@ def afd(student, teacher, weights):
     return total
 
 
-def afds(student, teacher, weights):
+def afds(student, teacher, weights, size=None):
     hidden = convolution(teacher.mean((2, 3), keepdims=True), weights["attentions.0.0.weight"])
     hidden = np.maximum(hidden + weights["attentions.0.0.bias"][:, None, None], 0)
     scores = convolution(hidden, weights["attentions.0.2.weight"], weights["attentions.0.2.bias"])[..., 0, 0]
     share = 1 / (1 + np.exp(-scores))
+    if "regressors.0.0.weight" in weights:
+        student = batch_norm(convolution(student, weights["regressors.0.0.weight"]), weights, "regressors.0.1")
+    teacher = teacher if size is None else pooled(teacher, size)
     mine, theirs = (unit(maps, (2, 3), 1e-6) for maps in (student, teacher))
     return (share / share.sum(1, keepdims=True) * ((mine - theirs) ** 2).mean((2, 3))).sum(1).mean()
 
@@ -272,6 +275,7 @@ MEMBERS = [
     member("ofd-pooled", OFD, ofd, (3, 4, 3, 2), (3, 6, 6, 4), batch_of_one=False),
     member("afd", partial(AFD, dimension=6), afd, TWO, ((3, 4, 8, 8), (3, 7, 3, 3), (3, 9, 3, 3)), batch_of_one=False),
     member("afds", partial(AFDS, squeeze=1.5), afds, **LEAST),
+    member("afds-wider", AFDS, partial(afds, size=(4, 3)), (3, 4, 4, 3), (3, 6, 8, 6)),
     member("vid", VID, vid, teacher_shape=(3, 5, 5, 6)),
     member(
         "vid-pooled",
@@ -362,6 +366,17 @@ def test_margins_are_the_means_of_what_a_batch_norm_gives_below_zero():
 def test_margins_of_norms_that_are_never_negative_or_constant_stay_finite():
     margins = margin_of_norm(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([9.0, 2.0, -2.0])).flatten()
     torch.testing.assert_close(margins, torch.tensor([-3.0, 0.0, -2.0]))
+
+
+def test_margins_come_from_taps_that_end_in_a_batch_norm():
+    norm = nn.BatchNorm2d(6)
+    norm.bias.data.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    block = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Sequential(nn.ReLU(), norm))
+    loss = OFD()
+    loss.prepare((maps(2, 4, 3, 3).float(),) * 3, (maps(2, 6, 3, 3).float(),) * 3)
+    loss.margins_from([block, nn.Sequential(norm, nn.ReLU()), norm])
+    assert {name for name, _ in loss.named_buffers() if name.startswith("margin")} == {"margin_0", "margin_2"}
+    torch.testing.assert_close(loss.margin_0, margin_of_norm(norm.weight, norm.bias))
 
 
 def test_equally_strong_directions_have_a_finite_gradient():

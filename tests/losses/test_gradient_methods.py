@@ -110,12 +110,26 @@ def test_the_gradient_of_lwm_is_that_of_its_value_and_the_teacher_gets_none():
     assert all(tensor.grad is None for tensor in teacher)
 
 
-def test_maps_of_other_sizes_are_refused():
-    images = draw(N, 2, 4, 4).requires_grad_()
-    sides = [(images[..., :size].clone(), images[..., :size].sum((2, 3))) for size in (4, 2)]
-    sides = [(maps, torch.cat([maps.sum((2, 3))] * 3, dim=1)) for maps, _ in sides]
-    with pytest.raises(ValueError, match="differ in shape"):
-        LwM()(*sides, labels=LABELS)
+def test_of_maps_of_two_sizes_the_larger_activation_is_averaged():
+    images = draw(N, 2, 4, 4, seed=5).requires_grad_()
+    heads = draw(K, 2, seed=1), draw(K, 2, seed=2)
+    large, small = images.clone(), torch.nn.functional.avg_pool2d(images, 2)
+    sides = [(maps, maps.square().sum((2, 3)) @ head.T) for maps, head in zip((large, small), heads, strict=True)]
+    seen = []
+    for (maps, _), head in zip(sides, heads, strict=True):
+        gradients = 2 * array(head)[LABELS][:, :, None, None] * array(maps)
+        seen.append(np.maximum((gradients.mean((2, 3), keepdims=True) * array(maps)).sum(1), 0))
+    averaged = seen[0].reshape(N, 2, 2, 2, 2).mean((2, 4))
+    expected = np.abs(unit(averaged) - unit(seen[1])).mean()
+    assert LwM()(*sides, labels=LABELS).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_logits_that_do_not_come_from_the_maps_are_refused():
+    images = draw(N, 3, 4, 4).requires_grad_()
+    maps = images * 2
+    logits = torch.cat([maps.sum((2, 3)), maps.square().sum((2, 3))], dim=1)[:, :K]
+    with pytest.raises(RuntimeError, match="teacher's logits do not come from"):
+        LwM()((maps, logits), (torch.cat(maps.split(2)), logits), labels=LABELS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,9 +6,23 @@ from math import factorial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conformance import CHECKS, Member, class_labels
 
-from understudy.losses import CC, CRD, DCD, IRG, PKT, RKD, SP, AliasSampler, CCNeighbours, CRDInstance, SupervisedPKT
+from understudy.losses import (
+    CC,
+    CRD,
+    DCD,
+    IRG,
+    PKT,
+    RKD,
+    SP,
+    AliasSampler,
+    CCNeighbours,
+    CRDInstance,
+    SupervisedPKT,
+    crd_memory,
+)
 from understudy.losses.crd_memory import contrast_loss
 
 SAMPLES, WIDTH, NEGATIVES = 40, 4, 5
@@ -107,6 +121,11 @@ def irg(student, teacher, *, vertex=0.1, edge=5.0, transformation=5.0):
     return vertex * vertices + edge * np.mean(levels) + transformation * ways
 
 
+def irg_of_stages(student, teacher):
+    """The last two of three stages, and the mean of the last for an embedding."""
+    return irg(*((*side[1:3], side[2].mean(axis=(2, 3)), side[3]) for side in (student, teacher)))
+
+
 def contrast(student, teacher, weights, indices):
     student = rows_of_length_1(linear(student, weights, "contrast.embed_student"))
     teacher = rows_of_length_1(linear(teacher, weights, "contrast.embed_teacher"))
@@ -165,6 +184,7 @@ relational = partial(Member, logits=False)
 wider = partial(relational, teacher_shape=(6, 7), minimum_at_teacher=False)
 MAPS = ((6, 3, 4, 4), (6, 5, 2, 2))
 LEVELS = ((6, 2, 4, 4), (6, 4, 2, 2), (6, 5), (6, 3))
+STAGES = ((6, 2, 8, 8), (6, 2, 4, 4), (6, 4, 2, 2), (6, 3))
 MEMBERS = [
     wider("pkt", PKT, pkt),
     relational("pkt-exact", partial(PKT, eps=0.0), partial(pkt, eps=0.0), maps=True),
@@ -180,6 +200,7 @@ MEMBERS = [
     wider("cc-wider", partial(CC, gamma=0.9, order=4), partial(cc, gamma=0.9, order=4)),
     wider("cc-neighbours", partial(CCNeighbours, width=3), cc_neighbours, permutable=False),
     relational("irg", IRG, irg, shape=LEVELS),
+    relational("irg-stages", IRG, irg_of_stages, shape=STAGES, minimum_at_teacher=False),
     wider("crd", partial(with_scales, CRD), crd, needs=ids_and_labels, permutable=False),
     wider("crd-instance", partial(with_scales, CRDInstance), crd_instance, needs=ids, permutable=False),
     wider("dcd", partial(DCD, width=3), dcd),
@@ -262,7 +283,7 @@ def test_crd_remembers_with_momentum_on_the_unit_sphere(negatives):
 def test_crd_gathers_what_a_product_with_the_whole_memory_gives(monkeypatch):
     results = []
     for cost in (0, 1000):
-        monkeypatch.setattr("understudy.losses.crd_memory._GATHER_COST", cost)
+        monkeypatch.setitem(crd_memory._GATHER_COST, "cpu", cost)
         loss, student = crd_of(CRDInstance), draw(3, 6).requires_grad_()
         torch.manual_seed(3)
         value = loss(student, draw(3, 9, seed=1), sample_ids=torch.tensor([5, 1, 30]))
@@ -301,10 +322,26 @@ def test_even_weights_need_no_alias(samples):
     assert (AliasSampler(torch.ones(samples)).keep == 1).all()
 
 
-def test_irg_says_what_it_compares():
+def test_irg_needs_two_stages():
     features = (draw(2, 2, 4, 4), draw(2, 3))
-    with pytest.raises(ValueError, match="two maps, an embedding and logits"):
+    with pytest.raises(ValueError, match="tap two of each model"):
         IRG()(features, features)
+
+
+def test_irg_takes_tokens_and_averages_channels_that_do_not_divide():
+    tokens = draw(4, 5, 6), draw(4, 5, 6, seed=1), draw(4, 3)
+    others = draw(4, 9, 8), draw(4, 9, 8, seed=1), draw(4, 3, seed=1)
+    maps = (draw(4, 4, 6, 6), draw(4, 6, 3, 3), draw(4, 3))
+    assert IRG()(tokens, others).isfinite()
+    # Six channels to four: the windows are 0-1, 1-2, 3-4, 4-5.
+    averaged = torch.stack([maps[1][:, [a, b]].mean(dim=1) for a, b in ((0, 1), (1, 2), (3, 4), (4, 5))], dim=1)
+    way = (F.avg_pool2d(maps[0], 2) - averaged).square().sum(dim=(1, 2, 3))
+    only_ways = IRG(vertex=0, edge=0, transformation=1)
+    halves = torch.zeros(4, 4, 6, 6, dtype=torch.float64)
+    halves[0], halves[1:] = 1.0, 0.5**0.5  # squared ways over their largest: 1, and one half thrice
+    theirs = (halves, torch.zeros(4, 4, 3, 3, dtype=torch.float64), draw(4, 3))
+    expected = (way / way.max() - torch.tensor([1.0, 0.5, 0.5, 0.5])).square().mean()
+    torch.testing.assert_close(only_ways(maps, theirs), expected)
 
 
 def test_a_different_number_of_taps_is_refused():

@@ -12,19 +12,25 @@ def register(app: typer.Typer) -> None:
     app.command()(methods)
 
 
-def methods(name: Annotated[str | None, typer.Argument(help="A method to explain.")] = None) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method to explain.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All of them, as the page docs/methods.md.")] = False,
+) -> None:
     """List the distillation methods, or explain one.
 
-    Of one: formula, paper, options, presets, an example.
+    Of one: formula, paper, what it needs, options, presets, an example recipe.
     """
+    from understudy.losses import document
     from understudy.losses.table import LOSSES
 
-    if name is None:
+    if markdown:
+        print(document.markdown(), end="")
+    elif name is None:
         _list()
-        return
-    if name not in LOSSES:
+    elif name in LOSSES:
+        print(document.explanation(name))
+    else:
         raise UserError(f"unknown method '{name}', {did_you_mean(name, LOSSES)}")
-    _explain(name)
 
 
 def _list() -> None:
@@ -32,33 +38,15 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from understudy.losses.table import LOSSES
+    from understudy.losses.document import needs, short_paper
+    from understudy.losses.table import FAMILIES
 
-    table = Table(Column("method", no_wrap=True), Column("compares", no_wrap=True), "what it does", box=box.SIMPLE)
-    for word, entry in LOSSES.items():
-        table.add_row(word, entry.taps, entry.summary)
+    table = Table(
+        Column("method", no_wrap=True), Column("compares", no_wrap=True), "needs", "costs", "paper", box=box.SIMPLE
+    )
+    for rows in FAMILIES.values():
+        for word, row in rows.items():
+            table.add_row(word, row.taps, ", ".join(needs(row)), row.cost, short_paper(row))
+        table.add_section()
     Console().print(table)
-    print("understudy methods NAME explains one: formula, paper, options, presets")
-
-
-def _explain(name: str) -> None:
-    from understudy.losses.table import LOSSES
-    from understudy.recipe.signature import options
-
-    entry = LOSSES[name]
-    accepted = options(entry.module, entry.class_name)
-    lines = [
-        name,
-        f"  {entry.summary}",
-        f"  formula  {entry.formula}",
-        f"  paper    {entry.paper}",
-        f"           {entry.link}",
-        f"  compares {entry.taps}; costs {entry.cost}",
-        "  options  " + (", ".join(f"{key}: {option.annotation}" for key, option in accepted.items()) or "none"),
-        "  presets (labels: weight of cross entropy on the labels; weight: of this loss)",
-    ]
-    for preset, settings in entry.presets.items():
-        word = name if preset == "default" else f"{name}:{preset}"
-        lines.append(f"    {word:<24}" + ", ".join(f"{key} {value}" for key, value in settings.items()))
-    lines += ["  in a recipe", f"    method: {name}", f"    method: {{name: {name}, weight: 0.5}}"]
-    print("\n".join(lines))
+    print("understudy methods NAME explains one: formula, paper, options, presets, a recipe")

@@ -2,8 +2,10 @@ from .ab import AB as AB
 from .afd import AFD as AFD
 from .afds import AFDS as AFDS
 from .alias import AliasSampler as AliasSampler
+from .annealed import Annealed as Annealed
 from .at import AT as AT
 from .bss import BSS as BSS
+from .byot import BYOT as BYOT
 from .catkd import CATKD as CATKD
 from .cc import CC as CC
 from .cc_neighbours import CCNeighbours as CCNeighbours
@@ -13,6 +15,8 @@ from .cross_entropy import CrossEntropy as CrossEntropy
 from .ctkd import CTKD as CTKD
 from .cwd import CWD as CWD
 from .dcd import DCD as DCD
+from .deit import BinaryCrossEntropy as BinaryCrossEntropy
+from .deit import Cosub as Cosub
 from .dist import DIST as DIST
 from .divergences import JSD as JSD
 from .divergences import ReverseKL as ReverseKL

@@ -4,18 +4,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.losses.features import check_map, without_autocast
 from understudy.losses.functional import check_same_shape, in_float32
 
 
 class CATKD(nn.Module):
     """The student's class activation maps, small and scaled to length 1, follow the teacher's.
 
-    With A the maps averaged to R × R positions and each scaled to length 1: `mean (A_s - A_t)²`.
+    With A the maps averaged to R × R positions and each scaled to length 1: `mean (A_s - A_t)²`. A class's map is
+    what the last linear layer W, b gives at every place before the average: `W F + b`. It takes classifiers that
+    average a map and end in a linear layer, and taps that map.
 
     Reference: Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", CVPR 2023
     (https://arxiv.org/abs/2304.12777), equation 6; code https://github.com/GzyAftermath/CAT-KD (MIT).
-    Class activation maps are what a 1×1 convolution in the place of the last linear layer gives before averaging.
-    For `classes=k` the original's CAMs_Nums is k + 1: it counts one too many.
+    The authors put a 1×1 convolution in the place of the linear layer, which computes the same; their configurations
+    do not scale the maps. For `classes=k` the original's CAMs_Nums is k + 1: it counts one too many.
 
     Args:
         resolution: R.
@@ -33,11 +36,31 @@ class CATKD(nn.Module):
         self.binarize = binarize
         self.classes = classes
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @without_autocast
+    def forward(
+        self, student: Tensor, teacher: Tensor, *, student_model: nn.Module, teacher_model: nn.Module
+    ) -> Tensor:
         """Compute the loss.
 
         Args:
-            student: (N, K, H, W) class activation maps.
+            student: (N, C, H, W) the map that the student averages before its last linear layer.
+            teacher: the teacher's, of any channels and size; never a gradient.
+            student_model: the student, for its last linear layer.
+            teacher_model: the teacher, likewise.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: a model's last linear layer does not take the channels of its map.
+        """
+        return self.of_class_maps(_class_maps(student, student_model), _class_maps(teacher, teacher_model))
+
+    def of_class_maps(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of class activation maps.
+
+        Args:
+            student: (N, K, H, W).
             teacher: (N, K, H, W), of another size where it likes; never a gradient.
 
         Returns:
@@ -57,3 +80,17 @@ class CATKD(nn.Module):
     def _reduced(self, maps: Tensor) -> Tensor:
         maps = F.adaptive_avg_pool2d(maps, self.resolution)
         return F.normalize(maps, dim=(2, 3)) if self.normalize else maps  # pyright: ignore[reportArgumentType]
+
+
+def _class_maps(features: Tensor, model: nn.Module) -> Tensor:
+    check_map(features)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers or layers[-1].in_features != features.shape[1]:
+        raise ValueError(
+            f"a map of {features.shape[1]} channels is not what the model's last linear layer reads: tap the one that "
+            "is averaged before it"
+        )
+    (features,) = in_float32(features)
+    weight, bias = (None if each is None else each.to(features.dtype) for each in (layers[-1].weight, layers[-1].bias))
+    assert weight is not None
+    return F.conv2d(features, weight[:, :, None, None], bias)

@@ -6,9 +6,24 @@ from torch import Tensor, nn
 from understudy.losses.alias import AliasSampler
 from understudy.losses.crd_memory import Contrast
 from understudy.losses.features import without_autocast
+from understudy.losses.functional import of_all_processes
 
 
-class CRD(nn.Module):
+class _WithMemory(nn.Module):
+    contrast: Contrast
+
+    def prepare(self, student: Tensor, teacher: Tensor) -> None:
+        """Make the embeddings.
+
+        Args:
+            student: example features.
+            teacher: example features.
+        """
+        self.contrast.prepare(student, teacher)
+        self.to(student.device)
+
+
+class CRD(_WithMemory):
     """Student and teacher embeddings of one sample go together, those of samples of other classes apart.
 
     With h = exp(⟨e_s, e_t⟩ / τ) / Z, K negatives out of n samples and D = h / (h + K/n), for both directions:
@@ -45,16 +60,6 @@ class CRD(nn.Module):
         # Filled as batches come; a sample not seen yet counts as of another class.
         self.register_buffer("classes", torch.full((samples,), -1))
 
-    def prepare(self, student: Tensor, teacher: Tensor) -> None:
-        """Make the embeddings.
-
-        Args:
-            student: example features.
-            teacher: example features.
-        """
-        self.contrast.prepare(student, teacher)
-        self.to(student.device)
-
     @without_autocast
     def forward(self, student: Tensor, teacher: Tensor, *, sample_ids: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss and update the memory.
@@ -70,7 +75,7 @@ class CRD(nn.Module):
         """
         if labels.ndim != 1:
             raise ValueError("CRD draws samples of other classes, and mixed labels have none: take crd_instance")
-        self.classes[sample_ids] = labels
+        self.classes[of_all_processes(sample_ids)] = of_all_processes(labels)
         others = self._of_other_classes(labels)
         return self.contrast(student, teacher, torch.cat([sample_ids[:, None], others], dim=1))
 
@@ -87,7 +92,7 @@ class CRD(nn.Module):
         return order[position]
 
 
-class CRDInstance(nn.Module):
+class CRDInstance(_WithMemory):
     """Student and teacher embeddings of one sample go together, those of all other samples apart.
 
     `-log D(positive) - Σ_K log(1 - D(negative))` as in `CRD`, but negatives come from all n samples, as when no
@@ -119,16 +124,6 @@ class CRDInstance(nn.Module):
         self.negatives = negatives
         self.sampler = AliasSampler(torch.ones(samples))
         self.contrast = Contrast(samples=samples, width=width, temperature=temperature, momentum=momentum)
-
-    def prepare(self, student: Tensor, teacher: Tensor) -> None:
-        """Make the embeddings.
-
-        Args:
-            student: example features.
-            teacher: example features.
-        """
-        self.contrast.prepare(student, teacher)
-        self.to(student.device)
 
     @without_autocast
     def forward(self, student: Tensor, teacher: Tensor, *, sample_ids: Tensor) -> Tensor:

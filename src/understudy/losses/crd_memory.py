@@ -6,15 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import in_float32, pooled, prepared
+from understudy.losses.functional import in_float32, of_all_processes, pooled, prepared
 
 _EPS = 1e-7
-# Scores of all samples are one matrix product, those of chosen ones are gathered rows: each about 40 times dearer.
-_GATHER_COST = 30
+# Scores of all samples are one matrix product, those of chosen ones are gathered rows: how much dearer each is.
+_GATHER_COST = {"cpu": 10, "cuda": 30}
 
 
 class Contrast(nn.Module):
     """Embeds both sides, contrasts them with the memory, and keeps the memory up to date.
+
+    Of several processes each contrasts its own samples and remembers those of all, so that their memories stay equal.
 
     Args:
         samples: how many training samples there are.
@@ -49,8 +51,8 @@ class Contrast(nn.Module):
             teacher: example features.
         """
         width, device = self.of_student.shape[1], student.device
-        self.embed_student = nn.Linear(student.shape[1], width, device=device)
-        self.embed_teacher = nn.Linear(teacher.shape[1], width, device=device)
+        self.embed_student = nn.Linear(pooled(student).shape[1], width, device=device)
+        self.embed_teacher = nn.Linear(pooled(teacher).shape[1], width, device=device)
         self.to(device)
 
     def forward(self, student: Tensor, teacher: Tensor, indices: Tensor) -> Tensor:
@@ -70,15 +72,17 @@ class Contrast(nn.Module):
         # Each side is compared with the other's memory.
         loss = self._side(student, self.of_teacher, self.scale_student, indices)
         loss = loss + self._side(teacher, self.of_student, self.scale_teacher, indices)
-        self._remember(self.of_student, student, indices[:, 0])
-        self._remember(self.of_teacher, teacher, indices[:, 0])
+        samples = of_all_processes(indices[:, 0])
+        self._remember(self.of_student, of_all_processes(student.detach()), samples)
+        self._remember(self.of_teacher, of_all_processes(teacher.detach()), samples)
         return loss
 
     def _side(self, embedded: Tensor, memory: Tensor, scale: Tensor, indices: Tensor) -> Tensor:
         scores = (_products(embedded, memory, indices) / self.temperature).exp()
         with torch.no_grad():
             # Chosen on the device: asking whether it is set would wait for a GPU.
-            scale.copy_(torch.where(scale > 0, scale, scores.mean() * len(memory)))
+            first = of_all_processes(scores.mean(dim=1)).mean() * len(memory)
+            scale.copy_(torch.where(scale > 0, scale, first))
         return contrast_loss(scores / scale.clone(), samples=len(memory))
 
     @torch.no_grad()
@@ -106,8 +110,12 @@ def contrast_loss(scores: Tensor, *, samples: int) -> Tensor:
 
 def _products(embedded: Tensor, memory: Tensor, indices: Tensor) -> Tensor:
     """(N, 1 + K) inner products of each embedding with the rows of the memory it is given."""
-    if len(memory) <= _GATHER_COST * indices.shape[1]:
+    device = memory.device.type
+    if len(memory) <= _GATHER_COST.get(device, 10) * indices.shape[1]:
         # The memory changes before backward reads it.
         return (embedded @ memory.clone().mT).gather(1, indices)
+    if device == "cpu":  # a sample at a time, whose rows are still in the cache when they are multiplied
+        pairs = zip(indices, embedded, strict=True)
+        return torch.stack([memory.index_select(0, rows).mv(own) for rows, own in pairs])
     gathered = memory.index_select(0, indices.flatten()).view(*indices.shape, -1)
     return (gathered @ embedded[:, :, None])[:, :, 0]

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32, prepared
+from understudy.losses.features import without_autocast
+from understudy.losses.functional import check_same_shape, comparable, prepared
 
 
 class CTKD(nn.Module):
@@ -57,6 +58,7 @@ class CTKD(nn.Module):
         check_same_shape(student, teacher)
         self.learned = _Global() if self.temperature == "global" else _Instance(student.shape[1], self.width)
 
+    @without_autocast
     def forward(self, student: Tensor, teacher: Tensor, *, epoch: int) -> Tensor:
         """Compute the loss.
 
@@ -69,8 +71,7 @@ class CTKD(nn.Module):
             A scalar.
         """
         learned = prepared(self.learned)
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
+        student, teacher = comparable(student, teacher)
         parameter = _reversed(learned(student.detach(), teacher), self._strength(epoch))
         temperature = self.lowest + self.span * parameter.to(student.dtype).sigmoid()
         divergence = F.kl_div(
@@ -108,8 +109,7 @@ class _Instance(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         of_teacher, order = teacher.softmax(dim=1).sort(dim=1, descending=True)
         of_student = student.softmax(dim=1).gather(1, order)
-        with torch.autocast(student.device.type, enabled=False):
-            return self.layers(torch.cat([of_teacher, of_student], dim=1))
+        return self.layers(torch.cat([of_teacher, of_student], dim=1))
 
 
 def _reversed(value: Tensor, strength: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps
-from understudy.losses.functional import check_same_shape, standardized_channels
+from understudy.losses.functional import above_zero, check_same_shape, softened, standardized_channels, weighted_sum
 
 
 class CWD(nn.Module):
@@ -34,9 +34,7 @@ class CWD(nn.Module):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.softmax_over = softmax_over
         self.standardize = standardize
 
@@ -58,7 +56,7 @@ class CWD(nn.Module):
             student, teacher = standardized_channels(student), standardized_channels(teacher)
         student, teacher = student.flatten(2), teacher.flatten(2)
         axis = 2 if self.softmax_over == "positions" else 1
-        log_student = F.log_softmax(student / self.temperature, dim=axis)
-        log_teacher = F.log_softmax(teacher / self.temperature, dim=axis)
-        total = F.kl_div(log_student, log_teacher, log_target=True, reduction="sum")
+        log_student = F.log_softmax(softened(student, self.temperature), dim=axis)
+        log_teacher = F.log_softmax(softened(teacher, self.temperature), dim=axis)
+        total = weighted_sum(log_teacher.exp(), log_teacher - log_student)
         return total * self.temperature**2 * student.shape[axis] / student.numel()

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import without_autocast
-from understudy.losses.functional import in_float32, pooled, prepared
+from understudy.losses.functional import in_float32, pooled, prepared, weighted_sum
 
 
 class DCD(nn.Module):
@@ -41,8 +41,8 @@ class DCD(nn.Module):
             student: example features.
             teacher: example features.
         """
-        self.embed_student = nn.Linear(student.shape[1], self.width, device=student.device)
-        self.embed_teacher = nn.Linear(teacher.shape[1], self.width, device=student.device)
+        self.embed_student = nn.Linear(pooled(student).shape[1], self.width, device=student.device)
+        self.embed_teacher = nn.Linear(pooled(teacher).shape[1], self.width, device=student.device)
         self.to(student.device)
 
     @without_autocast
@@ -61,5 +61,5 @@ class DCD(nn.Module):
         teacher = F.normalize(prepared(self.embed_teacher)(pooled(teacher)), dim=1)
         scores = student @ teacher.mT * self.log_scale.exp().clamp(max=self.max_scale) + self.bias
         found, finds = F.log_softmax(scores, dim=0).mT, F.log_softmax(scores, dim=1)
-        consistency = F.kl_div(finds, found, log_target=True, reduction="batchmean")
+        consistency = weighted_sum(found.exp(), found - finds) / len(scores)
         return -finds.diagonal().mean() + self.alpha * consistency

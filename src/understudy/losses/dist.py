@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.functional import above_zero, check_same_shape, in_float32, softened
 
 # Added to the product of the norms, as the authors do: a column of nearly constant probabilities counts for little.
 _EPSILON = 1e-8
@@ -30,11 +30,9 @@ class DIST(nn.Module):
 
     def __init__(self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
         self.beta = beta
         self.gamma = gamma
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
@@ -48,7 +46,7 @@ class DIST(nn.Module):
         """
         check_same_shape(student, teacher)
         student, teacher = (
-            F.softmax(logits / self.temperature, dim=1).movedim(1, -1).reshape(-1, logits.shape[1])
+            F.softmax(softened(logits, self.temperature), dim=1).movedim(1, -1).reshape(-1, logits.shape[1])
             for logits in in_float32(student, teacher.detach())
         )
         # The mean over the classes is known: the probabilities add up to 1.

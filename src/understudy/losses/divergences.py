@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.functional import above_zero, comparable, softened, weighted_sum
 
 
 class ReverseKL(nn.Module):
@@ -24,9 +24,7 @@ class ReverseKL(nn.Module):
 
     def __init__(self, *, temperature: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
@@ -39,7 +37,8 @@ class ReverseKL(nn.Module):
             A scalar.
         """
         log_student, log_teacher = _log_probabilities(student, teacher, self.temperature)
-        return F.kl_div(log_teacher, log_student, reduction="batchmean", log_target=True) * self.temperature**2
+        total = weighted_sum(log_student.exp(), log_student - log_teacher)
+        return total * (self.temperature**2 / len(student))
 
 
 class JSD(nn.Module):
@@ -62,10 +61,8 @@ class JSD(nn.Module):
         super().__init__()
         if not 0 < beta < 1:
             raise ValueError(f"beta must lie between 0 and 1, not {beta}: its ends are KD and ReverseKL")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
         self.beta = beta
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
@@ -79,9 +76,9 @@ class JSD(nn.Module):
         """
         log_student, log_teacher = _log_probabilities(student, teacher, self.temperature)
         log_mixture = torch.logaddexp(log_teacher + math.log(self.beta), log_student + math.log1p(-self.beta))
-        of_teacher = F.kl_div(log_mixture, log_teacher, reduction="batchmean", log_target=True)
-        of_student = F.kl_div(log_mixture, log_student, reduction="batchmean", log_target=True)
-        return (self.beta * of_teacher + (1 - self.beta) * of_student) * self.temperature**2
+        of_teacher = weighted_sum(log_teacher.exp(), log_teacher - log_mixture)
+        of_student = weighted_sum(log_student.exp(), log_student - log_mixture)
+        return (self.beta * of_teacher + (1 - self.beta) * of_student) * (self.temperature**2 / len(student))
 
 
 class TotalVariation(nn.Module):
@@ -99,9 +96,7 @@ class TotalVariation(nn.Module):
 
     def __init__(self, *, temperature: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
@@ -113,11 +108,11 @@ class TotalVariation(nn.Module):
         Returns:
             A scalar.
         """
-        log_student, log_teacher = _log_probabilities(student, teacher, self.temperature)
-        return (log_student.exp() - log_teacher.exp()).abs().sum() / (2 * len(student))
+        student, teacher = comparable(student, teacher)
+        of_student, of_teacher = (F.softmax(softened(logits, self.temperature), dim=1) for logits in (student, teacher))
+        return F.l1_loss(of_student, of_teacher, reduction="sum") / (2 * len(student))
 
 
 def _log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    check_same_shape(student, teacher)
-    student, teacher = in_float32(student, teacher.detach())
-    return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
+    student, teacher = comparable(student, teacher)
+    return F.log_softmax(softened(student, temperature), dim=1), F.log_softmax(softened(teacher, temperature), dim=1)

@@ -1,15 +1,15 @@
 """Decoupled distillation: the target class and the others, each with a weight of its own."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.functional import (
+    above_zero,
     binary_divergence,
-    check_same_shape,
     class_numbers,
-    in_float32,
+    comparable,
+    softened,
     split_target,
-    standardized,
+    weighted_sum,
 )
 
 
@@ -38,9 +38,7 @@ class DKD(nn.Module):
         self, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, standardize: bool = False
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.alpha = alpha
         self.beta = beta
         self.standardize = standardize
@@ -56,13 +54,10 @@ class DKD(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
-        if self.standardize:
-            student, teacher = standardized(student), standardized(teacher)
+        student, teacher = comparable(student, teacher, standardize=self.standardize)
         classes = class_numbers(labels)
-        *of_student, log_student = split_target(student / self.temperature, classes)
-        *of_teacher, log_teacher = split_target(teacher / self.temperature, classes)
+        *of_student, log_student = split_target(softened(student, self.temperature), classes)
+        *of_teacher, log_teacher = split_target(softened(teacher, self.temperature), classes)
         target = binary_divergence(of_student, [part.exp() for part in of_teacher])
-        others = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+        others = weighted_sum(log_teacher.exp(), log_teacher - log_student)
         return (self.alpha * target + self.beta * others) * (self.temperature**2 / len(student))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,10 @@ Features = Tensor | tuple[Tensor, ...]
 """What a side gives: one tapped output, or several."""
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def without_autocast(forward: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
+def without_autocast(forward: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let a loss that multiplies matrices or convolves do so in the precision of its inputs.
 
     Args:
@@ -27,9 +28,11 @@ def without_autocast(forward: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
     """
 
     @wraps(forward)
-    def outside(*args: _P.args, **kwargs: _P.kwargs) -> Tensor:
-        tensors = (each for value in (*args, *kwargs.values()) for each in _tensors(value))
-        with torch.autocast(next(tensors).device.type, enabled=False):
+    def outside(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        device = next(each for value in (*args, *kwargs.values()) for each in _tensors(value)).device.type
+        if not torch.is_autocast_enabled(device):  # to switch off what is off takes as long as a small loss
+            return forward(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
             return forward(*args, **kwargs)
 
     return outside

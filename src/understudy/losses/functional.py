@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor
 
 Part = TypeVar("Part")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def in_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -19,8 +21,25 @@ def in_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     Returns:
         The same tensors, in float32 where they were float16 or bfloat16.
     """
-    half = (torch.float16, torch.bfloat16)
-    return tuple(tensor.float() if tensor.dtype in half else tensor for tensor in tensors)
+    return tuple([tensor.float() if tensor.dtype in _HALF else tensor for tensor in tensors])
+
+
+def above_zero(name: str, value: float) -> float:
+    """An option that must be above 0.
+
+    Args:
+        name: of the option, for the message.
+        value: what it was set to.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, not {value}")
+    return value
 
 
 class ShapeMismatch(ValueError):
@@ -38,6 +57,25 @@ def check_same_shape(student: Tensor, teacher: Tensor) -> None:
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape: "
             "give both the same classes, or an adapter between the taps"
         )
+
+
+def comparable(student: Tensor, teacher: Tensor, *, standardize: bool = False) -> tuple[Tensor, Tensor]:
+    """Both models' logits as a loss compares them: of one shape, in float32 at least, the teacher's without gradient.
+
+    Args:
+        student: (N, K, ...) logits.
+        teacher: logits of the same shape.
+        standardize: standardise both (see `standardized`).
+
+    Returns:
+        The student's and the teacher's.
+
+    Raises:
+        ShapeMismatch: their shapes differ.
+    """
+    check_same_shape(student, teacher)
+    student, teacher = in_float32(student, teacher.detach())
+    return (standardized(student), standardized(teacher)) if standardize else (student, teacher)
 
 
 def paired(student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
@@ -99,6 +137,17 @@ def class_numbers(labels: Tensor) -> Tensor:
     return labels.argmax(dim=1) if labels.is_floating_point() else labels
 
 
+def others_alone(logits: Tensor, classes: Tensor) -> Tensor:
+    """(N, K) log-probabilities of all classes but one a sample, among themselves; about -1e30 for that class.
+
+    Args:
+        logits: (N, K) with K of at least 2.
+        classes: (N,) the classes that are left out.
+    """
+    # Finite, unlike -inf: where both models have it, the difference is 0 and not NaN.
+    return F.log_softmax(logits.scatter(1, classes.unsqueeze(1), -1e30), dim=1)
+
+
 def split_target(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The log-probability of one class a sample, that of all others together, and how these share it.
 
@@ -113,12 +162,20 @@ def split_target(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tenso
         for the class itself.
     """
     own = classes.unsqueeze(1)
-    log_all = F.log_softmax(logits, dim=1)
-    # Finite, unlike -inf: where both models have it, the difference is 0 and not NaN.
-    log_others = F.log_softmax(logits.scatter(1, own, -1e30), dim=1)
+    log_all, log_others = F.log_softmax(logits, dim=1), others_alone(logits, classes)
     # All others differ by the same constant between the two, the logarithm of their share: read it at any.
     other = (own + 1) % logits.shape[1]
     return log_all.gather(1, own), log_all.gather(1, other) - log_others.gather(1, other), log_others
+
+
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over a temperature; at 1 the logits themselves, which saves a small loss a good part of its time."""
+    return logits if temperature == 1 else logits / temperature
+
+
+def weighted_sum(weights: Tensor, terms: Tensor) -> Tensor:
+    """The sum of all products of two tensors of one shape, in one pass."""
+    return torch.dot(weights.flatten(), terms.flatten())
 
 
 def binary_divergence(log_student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -129,4 +186,26 @@ def binary_divergence(log_student: Sequence[Tensor], teacher: Sequence[Tensor]) 
         teacher: p_t and 1 - p_t, of the same shape.
     """
     (own, others), (teachers_own, teachers_others) = log_student, teacher
-    return F.kl_div(own, teachers_own, reduction="sum") + F.kl_div(others, teachers_others, reduction="sum")
+    entropy = torch.special.entr(teachers_own).sum() + torch.special.entr(teachers_others).sum()
+    return -(weighted_sum(teachers_own, own) + weighted_sum(teachers_others, others)) - entropy
+
+
+def of_all_processes(rows: Tensor) -> Tensor:
+    """What all processes of a distributed training have, in the order of their ranks and without gradient.
+
+    Args:
+        rows: (N, ...) this process's, N perhaps another elsewhere.
+
+    Returns:
+        The rows of all; `rows` itself where there is only this process.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, counts[0] + len(rows))
+    # Only equal shapes can be gathered: shorter ones are filled up, and cut again.
+    longest = int(torch.cat(counts).max())
+    filled = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
+    gathered = [torch.empty_like(filled) for _ in counts]
+    distributed.all_gather(gathered, filled)
+    return torch.cat([part[: int(count)] for part, count in zip(gathered, counts, strict=True)])

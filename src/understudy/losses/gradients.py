@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.features import check_map, without_autocast
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.features import check_map, pool_to_smaller, without_autocast
+from understudy.losses.functional import in_float32
 
 
 class Sobolev(nn.Module):
@@ -69,7 +69,7 @@ class LwM(nn.Module):
 
         Args:
             student: (N, C, H, W) maps and the (N, K) logits computed from them, with their graph.
-            teacher: likewise, with maps of the student's height and width; never a gradient through them.
+            teacher: likewise; never a gradient through them. Of two sizes the larger activation is averaged.
             labels: (N,) class numbers.
 
         Returns:
@@ -80,7 +80,7 @@ class LwM(nn.Module):
         """
         of_student = _class_activation(*student, labels, whose="student", create_graph=True)
         of_teacher = _class_activation(*teacher, labels, whose="teacher").detach()
-        check_same_shape(of_student, of_teacher)
+        of_student, of_teacher = pool_to_smaller(of_student[:, None], of_teacher[:, None])
         return F.l1_loss(_scaled(of_student), _scaled(of_teacher))
 
 
@@ -101,7 +101,12 @@ def _class_gradient(logits: Tensor, labels: Tensor, *, by: Tensor, whose: str, c
             "inputs that require them"
         )
     chosen = logits.gather(1, labels[:, None]).sum()
-    (gradient,) = torch.autograd.grad(chosen, by, create_graph=create_graph, retain_graph=True)
+    (gradient,) = torch.autograd.grad(chosen, by, create_graph=create_graph, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise RuntimeError(
+            f"the {whose}'s logits do not come from what this loss differentiates by: give both as one forward made "
+            "them, neither cut nor put together, and tap a place before the logits"
+        )
     return in_float32(gradient)[0]
 
 

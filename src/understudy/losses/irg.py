@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import pool_to_smaller, without_autocast
-from understudy.losses.functional import paired
+from understudy.losses.functional import paired, pooled
 
 
 class IRG(nn.Module):
@@ -17,8 +17,8 @@ class IRG(nn.Module):
 
     Reference: Liu et al., "Knowledge Distillation via Instance Relationship Graph", CVPR 2019
     (https://openaccess.thecvf.com/content_CVPR_2019/html/Liu_Knowledge_Distillation_via_Instance_Relationship_Graph_CVPR_2019_paper.html).
-    The conventions are those of https://github.com/AberHu/Knowledge-Distillation-Zoo; where channels differ it
-    averages groups of neighbouring channels, from one stage of a ResNet to the next pairs.
+    The conventions are those of https://github.com/AberHu/Knowledge-Distillation-Zoo, which takes the last two stages;
+    where channels differ neighbouring ones are averaged, from one stage of a ResNet to the next pairs.
 
     Args:
         vertex: λ_v, the weight of the logits.
@@ -39,24 +39,25 @@ class IRG(nn.Module):
         """Compute the loss.
 
         Args:
-            student: two maps (N, C, H, W), the second no larger and with as many channels or a multiple; an embedding
-                (N, D); logits (N, K).
-            teacher: the same of the teacher, with logits of the same shape; never a gradient.
+            student: maps (N, C, H, W) or tokens (N, L, C) of two stages or more, of which the last two count; the
+                embedding (N, D), by default the last stage's mean over its places; logits (N, K).
+            teacher: as many of the teacher, with logits of the same shape; never a gradient.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: these are not four of each.
+            ValueError: fewer than two stages.
         """
-        pairs = paired(student, teacher)
-        if len(pairs) != 4:
-            raise ValueError(f"IRG compares two maps, an embedding and logits, not {len(pairs)} tensors")
-        levels = pairs[:3]
-        edges = [F.mse_loss(_distances(ours), _distances(theirs)) for ours, theirs in levels]
-        (student_1, teacher_1), (student_2, teacher_2), _ = levels
-        ways = F.mse_loss(_way(student_1, student_2), _way(teacher_1, teacher_2))
-        vertices = F.mse_loss(*pairs[3])
+        *features, logits = paired(student, teacher)
+        stages = [pair for pair in features if pair[0].ndim > 2][-2:]
+        if len(stages) < 2:
+            raise ValueError("IRG follows the samples from one stage to the next: tap two of each model or more")
+        embedding = features[-1] if features[-1][0].ndim == 2 else [pooled(side) for side in stages[-1]]
+        edges = [F.mse_loss(_distances(ours), _distances(theirs)) for ours, theirs in (*stages, embedding)]
+        of_student, of_teacher = zip(*stages, strict=True)
+        ways = F.mse_loss(_way(*of_student), _way(*of_teacher))
+        vertices = F.mse_loss(*logits)
         return self.vertex * vertices + self.edge * torch.stack(edges).mean() + self.transformation * ways
 
 
@@ -72,9 +73,10 @@ def _distances(features: Tensor) -> Tensor:
 
 
 def _way(first: Tensor, second: Tensor) -> Tensor:
-    """(N,) squared distance of a sample's two maps over the largest of the batch."""
-    first, second = pool_to_smaller(first, second)
-    if first.shape[1] != second.shape[1]:
-        second = second.unflatten(1, (first.shape[1], -1)).mean(dim=2)
-    squares = (first - second).square().flatten(1).sum(dim=1)
+    """(N,) squared distance of a sample's features at two stages over the largest of the batch."""
+    if first.ndim == 4:
+        first, second = (maps.flatten(2).mT for maps in pool_to_smaller(first, second))
+    width = min(first.shape[2], second.shape[2])
+    first, second = (each if each.shape[2] == width else F.adaptive_avg_pool1d(each, width) for each in (first, second))
+    squares = (first - second).square().sum(dim=(1, 2))
     return squares / squares.max().clamp(min=1e-12)

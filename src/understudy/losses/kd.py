@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32, standardized
+from understudy.losses.functional import above_zero, comparable, softened, weighted_sum
 
 
 class KD(nn.Module):
@@ -48,9 +48,7 @@ class KD(nn.Module):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.t_squared = t_squared
         self.reduction = reduction
         self.cross_entropy = cross_entropy
@@ -66,16 +64,12 @@ class KD(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
-        if self.standardize:
-            student, teacher = standardized(student), standardized(teacher)
-        log_student = F.log_softmax(student / self.temperature, dim=1)
-        log_teacher = F.log_softmax(teacher / self.temperature, dim=1)
+        student, teacher = comparable(student, teacher, standardize=self.standardize)
+        log_student = F.log_softmax(softened(student, self.temperature), dim=1)
+        log_teacher = F.log_softmax(softened(teacher, self.temperature), dim=1)
         # From the logarithms on both sides: probabilities that underflow to 0 then cost 0, not 0 · log 0.
         # The teacher's entropy is left out by subtracting the student's term alone.
-        terms = log_teacher.exp() * (-log_student if self.cross_entropy else log_teacher - log_student)
-        total = terms.sum()
+        total = weighted_sum(log_teacher.exp(), -log_student if self.cross_entropy else log_teacher - log_student)
         if self.reduction == "batchmean":
             total = total / len(student)
         if self.reduction == "mean":

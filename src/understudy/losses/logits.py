@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.functional import comparable
 
 
 class LogitMSE(nn.Module):
@@ -23,6 +23,5 @@ class LogitMSE(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
+        student, teacher = comparable(student, teacher)
         return F.mse_loss(student, teacher)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, class_numbers, in_float32, split_target
+from understudy.losses.functional import above_zero, class_numbers, comparable, others_alone, softened, weighted_sum
 
 
 class NKD(nn.Module):
@@ -24,9 +24,7 @@ class NKD(nn.Module):
 
     def __init__(self, *, temperature: float = 1.0, gamma: float = 1.5) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.gamma = gamma
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor) -> Tensor:
@@ -40,12 +38,12 @@ class NKD(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
+        student, teacher = comparable(student, teacher)
         classes = class_numbers(labels)
         own = classes.unsqueeze(1)
         target = F.softmax(teacher, dim=1).gather(1, own) * F.log_softmax(student, dim=1).gather(1, own)
-        *_, log_student = split_target(student / self.temperature, classes)
-        *_, log_teacher = split_target(teacher / self.temperature, classes)
-        others = log_teacher.exp() * log_student
-        return -(target.sum() + self.gamma * self.temperature**2 * others.sum()) / len(student)
+        log_student, log_teacher = (
+            others_alone(softened(logits, self.temperature), classes) for logits in (student, teacher)
+        )
+        others = weighted_sum(log_teacher.exp(), log_student)
+        return -(target.sum() + self.gamma * self.temperature**2 * others) / len(student)

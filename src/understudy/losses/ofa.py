@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, class_numbers, in_float32, prepared
+from understudy.losses.features import without_autocast
+from understudy.losses.functional import above_zero, check_same_shape, class_numbers, in_float32, prepared, softened
 
 
 class OFA(nn.Module):
@@ -36,10 +37,8 @@ class OFA(nn.Module):
 
     def __init__(self, *, epsilon: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
         self.epsilon = epsilon
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.heads: nn.ModuleList | None = None
 
     def prepare(self, student: tuple[Tensor, ...], teacher: Tensor) -> None:
@@ -57,6 +56,7 @@ class OFA(nn.Module):
             for place, feature in enumerate(features)
         )
 
+    @without_autocast
     def forward(self, student: tuple[Tensor, ...], teacher: Tensor, *, labels: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -74,11 +74,10 @@ class OFA(nn.Module):
         check_same_shape(logits, teacher)
         (teacher,) = in_float32(teacher.detach())
         own = class_numbers(labels).unsqueeze(1)
-        targets = F.softmax(teacher / self.temperature, dim=1)
+        targets = F.softmax(softened(teacher, self.temperature), dim=1)
         targets = (targets**self.epsilon).scatter(1, own, (targets.gather(1, own) + 1) ** self.epsilon - 1)
-        with torch.autocast(logits.device.type, enabled=False):
-            predictions = [head(feature) for head, feature in zip(heads, features, strict=True)]
-        log_students = F.log_softmax(torch.stack([*predictions, logits]) / self.temperature, dim=-1)
+        predictions = [head(feature) for head, feature in zip(heads, features, strict=True)]
+        log_students = F.log_softmax(softened(torch.stack([*predictions, logits]), self.temperature), dim=-1)
         return -(targets * log_students).sum() / len(logits)
 
 

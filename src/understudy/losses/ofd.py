@@ -46,14 +46,17 @@ class OFD(nn.Module):
             for mine, theirs in paired_maps(student, teacher)
         )
 
-    def margins_from(self, norms: Sequence[nn.BatchNorm2d]) -> None:
-        """Take the margins from the teacher's last batch norms before the tapped activations.
+    def margins_from(self, tapped: Sequence[nn.Module]) -> None:
+        """Take the margins from the teacher's batch norms, for taps that are one or end in one.
 
         Args:
-            norms: one a tap, in their order.
+            tapped: the teacher's tapped modules, in the order of the taps; where what one gives is not the outcome of
+                a batch norm, the margin stays that of the batch.
         """
-        for index, norm in enumerate(norms):
-            self.register_buffer(f"margin_{index}", margin_of_norm(norm.weight, norm.bias))
+        for index, module in enumerate(tapped):
+            norm = _last(module)
+            if isinstance(norm, nn.BatchNorm2d) and norm.affine:
+                self.register_buffer(f"margin_{index}", margin_of_norm(norm.weight, norm.bias))
 
     @without_autocast
     def forward(self, student: Features, teacher: Features) -> Tensor:
@@ -81,6 +84,13 @@ class OFD(nn.Module):
             # Each tap counts twice the one before: starting from the last, halve what came so far.
             total = total / 2 + partial_distance(connected, theirs.maximum(margin.to(theirs))) / len(mine)
         return torch.as_tensor(total)
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """The last layer of a sequence, of sequences in it too; any other module itself."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    return module
 
 
 def partial_distance(student: Tensor, teacher: Tensor) -> Tensor:

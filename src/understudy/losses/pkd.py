@@ -51,6 +51,7 @@ class PKD(nn.Module):
 
 
 def _standardized(features: Tensor) -> Tensor:
-    dims = (0, *range(2, features.ndim))
-    std, mean = torch.std_mean(features, dim=dims, keepdim=True)
-    return (features - mean) / (std + 1e-6)
+    """The channels (C, N·H·W), each with mean 0 and deviation 1."""
+    channels = features.transpose(0, 1).flatten(1)
+    std, mean = torch.std_mean(channels, dim=1, keepdim=True)
+    return (channels - mean) / (std + 1e-6)

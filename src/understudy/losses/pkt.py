@@ -1,11 +1,10 @@
 """Probabilistic knowledge transfer: how probable it is that one sample takes another for its neighbour."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import without_autocast
-from understudy.losses.functional import in_float32
+from understudy.losses.functional import in_float32, weighted_sum
 
 
 class PKT(nn.Module):
@@ -74,11 +73,11 @@ class SupervisedPKT(nn.Module):
 
 def _similarities(features: Tensor, eps: float) -> Tensor:
     rows = features.flatten(1)
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return (F.linear(rows / (norms + eps), rows / (norms + eps)) + 1) / 2
+    rows = rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + eps)
+    return (rows @ rows.mT + 1) / 2
 
 
 def _divergence(student: Tensor, teacher: Tensor, eps: float) -> Tensor:
     of_student = student / student.sum(dim=1, keepdim=True)
     of_teacher = teacher / teacher.sum(dim=1, keepdim=True)
-    return (of_teacher * ((of_teacher + eps).log() - (of_student + eps).log())).mean()
+    return weighted_sum(of_teacher, ((of_teacher + eps) / (of_student + eps)).log()) / student.numel()

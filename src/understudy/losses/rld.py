@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.functional import (
+    above_zero,
     binary_divergence,
-    check_same_shape,
     class_numbers,
-    in_float32,
+    comparable,
+    softened,
     split_target,
-    standardized,
+    weighted_sum,
 )
 
 
@@ -43,10 +44,8 @@ class RLD(nn.Module):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if min(temperature, confidence_temperature) <= 0:
-            raise ValueError(f"temperatures must be above 0, not {temperature} and {confidence_temperature}")
-        self.temperature = temperature
-        self.confidence_temperature = confidence_temperature
+        self.temperature = above_zero("temperature", temperature)
+        self.confidence_temperature = above_zero("confidence_temperature", confidence_temperature)
         self.alpha = alpha
         self.beta = beta
         self.standardize = standardize
@@ -62,20 +61,19 @@ class RLD(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
-        if self.standardize:
-            student, teacher = standardized(student), standardized(teacher)
+        student, teacher = comparable(student, teacher, standardize=self.standardize)
         classes = class_numbers(labels)
-        *of_student, _ = split_target(student / self.confidence_temperature, classes)
-        probabilities = F.softmax(teacher / self.confidence_temperature, dim=1)
+        *of_student, _ = split_target(softened(student, self.confidence_temperature), classes)
+        probabilities = F.softmax(softened(teacher, self.confidence_temperature), dim=1)
         largest, decided = probabilities.max(dim=1, keepdim=True)
         rest = probabilities.scatter(1, decided, 0.0).sum(dim=1, keepdim=True)
-        confidence = binary_divergence(of_student, (largest, rest)) * self.confidence_temperature**2
+        confidence = binary_divergence(of_student, (largest, rest))
         above = teacher >= teacher.gather(1, classes.unsqueeze(1))
         # Finite, unlike -inf: a sample with no class below the label then counts 0 and not NaN.
         log_student, log_teacher = (
-            F.log_softmax((logits / self.temperature).masked_fill(above, -1e30), dim=1) for logits in (student, teacher)
+            F.log_softmax(softened(logits, self.temperature).masked_fill(above, -1e30), dim=1)
+            for logits in (student, teacher)
         )
-        below = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * self.temperature**2
-        return (self.alpha * confidence + self.beta * below) / len(student)
+        below = weighted_sum(log_teacher.exp(), log_teacher - log_student)
+        weights = self.alpha * self.confidence_temperature**2, self.beta * self.temperature**2
+        return (weights[0] / len(student)) * confidence + (weights[1] / len(student)) * below

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.features import Features, pool_to_smaller, several, without_autocast
+from understudy.losses.features import Features, check_map, pool_to_smaller, several, without_autocast
 from understudy.losses.functional import prepared
 
 
@@ -18,18 +18,19 @@ class SemCKD(nn.Module):
     batch at both layers: `Σ_ij mean_n α_ij mean (r_ij(F_s,i) - F_t,j)² / L` for L student layers.
 
     Reference: Chen, Mei, Zhang, Wang, Feng, Chen, "Cross-Layer Distillation with Semantic Calibration", AAAI 2021
-    (https://arxiv.org/abs/2012.03236), equations 4 to 9; code https://github.com/DefangChen/SimKD. The attention reads
-    a sample's similarities to the batch, so its width is the batch size; smaller batches are filled up with zeros.
+    (https://arxiv.org/abs/2012.03236), equations 4 to 9; code https://github.com/DefangChen/SimKD. There the
+    attention reads a sample's similarities in the order of the batch and is as wide as the batch; ours reads their
+    quantiles, from the least to the largest, so that it takes any batch and knows no order.
 
     Args:
-        batch_size: the largest batch.
-        factor: the attention compares vectors of `batch_size / factor` numbers.
+        quantiles: how many the attention reads; as many as the authors' batch has samples.
+        factor: the attention compares vectors of `quantiles / factor` numbers.
         temperature: of the attention.
     """
 
-    def __init__(self, *, batch_size: int = 64, factor: int = 4, temperature: float = 1.0) -> None:
+    def __init__(self, *, quantiles: int = 64, factor: int = 4, temperature: float = 1.0) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.quantiles = quantiles
         self.factor = factor
         self.temperature = temperature
         self.queries: nn.ModuleList | None = None
@@ -43,10 +44,12 @@ class SemCKD(nn.Module):
             student: example maps.
             teacher: example maps.
         """
-        width = max(self.batch_size // self.factor, 1)
+        width = max(self.quantiles // self.factor, 1)
         students, teachers = several(student), several(teacher)
-        self.queries = nn.ModuleList(_embedding(self.batch_size, width) for _ in students)
-        self.keys = nn.ModuleList(_embedding(self.batch_size, width) for _ in teachers)
+        for maps in (*students, *teachers):
+            check_map(maps)
+        self.queries = nn.ModuleList(_embedding(self.quantiles, width) for _ in students)
+        self.keys = nn.ModuleList(_embedding(self.quantiles, width) for _ in teachers)
         self.projections = nn.ModuleList(
             nn.ModuleList(_projection(ours.shape[1], theirs.shape[1]) for theirs in teachers) for ours in students
         )
@@ -62,15 +65,9 @@ class SemCKD(nn.Module):
 
         Returns:
             A scalar.
-
-        Raises:
-            ValueError: the batch is larger than `batch_size`.
         """
         projections = prepared(self.projections)
         students, teachers = several(student), [each.detach() for each in several(teacher)]
-        samples = len(students[0])
-        if samples > self.batch_size:
-            raise ValueError(f"a batch of {samples} is more than batch_size={self.batch_size} of SemCKD")
         query = self._embedded(students, prepared(self.queries))
         key = self._embedded(teachers, prepared(self.keys))
         attention = F.softmax(query @ key.mT / self.temperature, dim=2)
@@ -79,14 +76,15 @@ class SemCKD(nn.Module):
             for row, ours in zip(projections, students, strict=True)
             for project, theirs in zip(cast(nn.ModuleList, row), teachers, strict=True)
         ]
-        return (attention.flatten(1) * torch.stack(errors, dim=1)).sum() / (samples * len(students))
+        return (attention.flatten(1) * torch.stack(errors, dim=1)).sum() / attention[:, :, 0].numel()
 
     def _embedded(self, layers: Sequence[Tensor], embeddings: nn.ModuleList) -> Tensor:
         """(N, L, width) each sample's similarities to the batch at each layer, embedded."""
+        shares = torch.linspace(0, 1, self.quantiles, dtype=layers[0].dtype, device=layers[0].device)
         embedded = []
         for features, embed in zip(layers, embeddings, strict=True):
             rows = features.flatten(1)
-            similarities = F.pad(rows @ rows.mT, (0, self.batch_size - len(rows)))
+            similarities = torch.quantile(rows @ rows.mT, shares, dim=1).mT
             embedded.append(F.normalize(embed(similarities), dim=1))
         return torch.stack(embedded, dim=1)
 

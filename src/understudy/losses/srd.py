@@ -51,7 +51,8 @@ class SRD(nn.Module):
         student, teacher = in_float32(student, teacher.detach())
         projected = prepared(self.projector)(pooled(student))
         difference = _standardized(projected) - _standardized(pooled(teacher))
-        total = difference.abs().pow(self.exponent).sum()
+        sizes = difference if self.exponent % 2 == 0 else difference.abs()
+        total = sizes.pow(self.exponent).sum()
         return total.clamp(min=torch.finfo(total.dtype).tiny).log()
 
 

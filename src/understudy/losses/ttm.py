@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.functional import above_zero, comparable, weighted_sum
 
 
 class TTM(nn.Module):
@@ -23,9 +23,7 @@ class TTM(nn.Module):
 
     def __init__(self, *, exponent: float = 0.1, weighted: bool = False) -> None:
         super().__init__()
-        if exponent <= 0:
-            raise ValueError(f"exponent must be above 0, not {exponent}")
-        self.exponent = exponent
+        self.exponent = above_zero("exponent", exponent)
         self.weighted = weighted
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -38,12 +36,11 @@ class TTM(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
+        student, teacher = comparable(student, teacher)
         log_student = F.log_softmax(student, dim=1)
         log_powers = F.log_softmax(self.exponent * teacher, dim=1)
         if not self.weighted:
             return F.kl_div(log_student, log_powers, reduction="batchmean", log_target=True)
-        sums = (self.exponent * F.log_softmax(teacher, dim=1)).logsumexp(dim=1, keepdim=True).exp()
-        divergence = sums * F.kl_div(log_student, log_powers, reduction="none", log_target=True)
-        return divergence.sum() / len(student)
+        # From log p_t γ = log q + log U, which is the same for every class.
+        sums = (self.exponent * F.log_softmax(teacher, dim=1) - log_powers)[:, :1].exp()
+        return weighted_sum(sums * log_powers.exp(), log_powers - log_student) / len(student)

@@ -4,7 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import class_numbers, in_float32, prepared, split_target
+from understudy.losses.features import without_autocast
+from understudy.losses.functional import (
+    class_numbers,
+    in_float32,
+    others_alone,
+    pooled,
+    prepared,
+    split_target,
+    weighted_sum,
+)
 
 
 class USKD(nn.Module):
@@ -46,8 +55,9 @@ class USKD(nn.Module):
             teacher: not used.
         """
         feature, logits = student
-        self.head = nn.Linear(_pooled(feature).shape[1], logits.shape[1])
+        self.head = nn.Linear(pooled(feature).shape[1], logits.shape[1])
 
+    @without_autocast
     def forward(self, student: tuple[Tensor, Tensor], *, labels: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -63,24 +73,17 @@ class USKD(nn.Module):
         classes = class_numbers(labels)
         own = classes.unsqueeze(1)
         log_target, _, log_others = split_target(logits, classes)
-        with torch.autocast(logits.device.type, enabled=False):
-            weak = head(_pooled(feature))
+        weak = head(pooled(feature))
 
         squared = log_target.detach().exp().square()
         target = -((squared + 1 - squared.mean()) * log_target).sum()
         with torch.no_grad():
-            *_, log_weak_others = split_target(weak, classes)
-            ranked = (log_others.exp() + log_weak_others.exp()).scatter(1, own, -1.0)
-            places = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-            zipf = (1 / (places + 1).to(logits.dtype)).scatter(1, own, 0.0)
-            zipf = zipf / zipf.sum(dim=1, keepdim=True)
-        others = -(zipf * log_others).sum()
+            ranked = (log_others.exp() + others_alone(weak, classes).exp()).scatter(1, own, -1.0)
+            # The label itself comes last, and gets nothing.
+            zipf = 1 / torch.arange(1, logits.shape[1] + 1, dtype=logits.dtype, device=logits.device)
+            zipf[-1] = 0.0
+            order = ranked.argsort(dim=1, descending=True, stable=True)
+            zipf = torch.empty_like(ranked).scatter_(1, order, (zipf / zipf.sum()).expand_as(ranked))
+        others = -weighted_sum(zipf, log_others)
         of_head = F.cross_entropy(weak, classes, label_smoothing=0.1)
         return (self.alpha * target + self.beta * others) / len(logits) + self.mu * of_head
-
-
-def _pooled(feature: Tensor) -> Tensor:
-    """A map (N, C, H, W) or tokens (N, L, C) averaged over the places."""
-    if feature.ndim == 3:
-        return feature.mean(dim=1)
-    return feature.flatten(2).mean(dim=2) if feature.ndim > 2 else feature

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import class_numbers, in_float32
+from understudy.losses.functional import above_zero, class_numbers, in_float32, softened
 
 
 class VirtualTeacher(nn.Module):
@@ -34,10 +34,8 @@ class VirtualTeacher(nn.Module):
         super().__init__()
         if not 0 < correct < 1:
             raise ValueError(f"correct must lie between 0 and 1, not {correct}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
         self.correct = correct
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.variant = variant
 
     def forward(self, student: Tensor, *, labels: Tensor) -> Tensor:
@@ -58,6 +56,6 @@ class VirtualTeacher(nn.Module):
             log_student, scale = F.log_softmax(student, dim=1), 1.0
         else:
             teacher = torch.full_like(student, math.log(others)).scatter(1, own, math.log(self.correct))
-            log_student, scale = F.log_softmax(student / self.temperature, dim=1), self.temperature**2
-        log_teacher = F.log_softmax(teacher / self.temperature, dim=1)
+            log_student, scale = F.log_softmax(softened(student, self.temperature), dim=1), self.temperature**2
+        log_teacher = F.log_softmax(softened(teacher, self.temperature), dim=1)
         return scale * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)

@@ -91,6 +91,8 @@ class ViTKD(nn.Module):
 
 def _patches(tokens: Tensor) -> Tensor:
     """The tokens of a square of patches, without what stands before them."""
+    if tokens.ndim != 3:
+        raise ValueError(f"ViTKD compares the tokens (N, L, D) of two transformers, not {tuple(tokens.shape)}")
     extra = tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
     if extra > 3:
         raise ValueError(f"{tokens.shape[1]} tokens are no square of patches with at most three tokens before them")

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.functional import check_same_shape, in_float32
+from understudy.losses.functional import above_zero, comparable, softened
 
 
 class WSLD(nn.Module):
@@ -23,9 +23,7 @@ class WSLD(nn.Module):
 
     def __init__(self, *, temperature: float = 2.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor) -> Tensor:
         """Compute the loss.
@@ -38,13 +36,12 @@ class WSLD(nn.Module):
         Returns:
             A scalar.
         """
-        check_same_shape(student, teacher)
-        student, teacher = in_float32(student, teacher.detach())
+        student, teacher = comparable(student, teacher)
         if labels.is_floating_point():
             labels = labels.to(student.dtype)
         of_student = F.cross_entropy(student.detach(), labels, reduction="none")
         of_teacher = F.cross_entropy(teacher, labels, reduction="none")
         weight = -(-of_student / (of_teacher + 1e-7)).expm1()
-        soft_labels = F.softmax(teacher / self.temperature, dim=1)
-        distilled = F.cross_entropy(student / self.temperature, soft_labels, reduction="none")
+        soft_labels = F.softmax(softened(teacher, self.temperature), dim=1)
+        distilled = F.cross_entropy(softened(student, self.temperature), soft_labels, reduction="none")
         return self.temperature**2 * (weight * distilled).mean()

@@ -1,0 +1,78 @@
+"""`understudy sample`: images drawn from a distilled diffusion model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(sample)
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="The folder of a diffusion run, or of one saved model.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="How many steps [default: the fewest there are].")] = None,
+    classes: Annotated[str | None, typer.Option(help="Names or numbers of classes, taken in turn: truck,7.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="How many images [default: 64].")] = None,
+    grid: Annotated[Path | None, typer.Option(help="Write a picture of them all.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write them as samples.npz, in the layout of ADM's evaluator.")
+    ] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Images in a row of the grid.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same images.")] = 0,
+    model: Annotated[str | None, typer.Option(help="One of --list by name, such as teacher.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, noisy or consistency [default: the model's].")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Another strength, for a model that learnt it.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    listing: Annotated[bool, typer.Option("--list", help="Only list the models there are.")] = False,
+) -> None:
+    """Draw images in few steps, by class where the model knows classes."""
+    if not run.is_dir():
+        raise UserError("no such folder: give that of a diffusion run", where=run)
+    if not listing and grid is None and out is None:
+        raise UserError("say where the images shall go: --grid out.png, or --out samples.npz")
+
+    from rich.console import Console
+
+    from understudy.recipe.schema import Machine
+    from understudy.tasks.diffusion import commands
+    from understudy.train.machine import device as device_of
+    from understudy.train.progress import Display
+
+    console = Console()
+    if listing:
+        for one in commands.saved(run):
+            by_class = f"  {len(one.card.classes)} classes" if one.card.classes else ""
+            console.print(
+                f"{one.name:24} {one.card.steps:5} steps{by_class}  {one.folder}", highlight=False, soft_wrap=True
+            )
+        return
+    words = [word.strip() for word in classes.split(",") if word.strip()] if classes else None
+    count = n or (columns * len(words) if words else 64)
+    one = commands.choose(run, steps=steps, name=model)
+    with Display(console) as display:
+        images, labels = commands.sample_images(
+            one,
+            count=count,
+            steps=steps,
+            classes=words,
+            seed=seed,
+            sampler=sampler,
+            guidance=guidance,
+            device=device_of(Machine(device=device)),
+            display=display,
+        )
+    if grid is not None:
+        import torch
+
+        from understudy.tasks.diffusion.pictures import grid as picture
+
+        picture(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, columns).save(grid)
+        print(grid)
+    if out is not None:
+        commands.write_npz(out, images, labels)
+        print(out)

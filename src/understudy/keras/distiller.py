@@ -1,0 +1,438 @@
+"""The Distiller: a `keras.Model` whose fit trains a student on its objectives, with one forward of it a step."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import keras
+from understudy.errors import UserError
+from understudy.keras.losses.kd import KerasLoss, SoftTargets
+from understudy.keras.objective import Objective, Signals
+from understudy.keras.operations import ops
+from understudy.keras.taps import Tapped, find, shapes_at
+from understudy.keras.teacher import Teacher, are_probabilities, logits_of
+
+Tensor = Any
+
+
+class _Kept(threading.local):
+    """The student's tapped features, from its forward to the loss of the same step."""
+
+    features: dict[str, Tensor] | None = None
+
+
+@dataclass
+class _Beside:
+    """What a model that is built already could not take as attributes of its own; nothing in it has weights."""
+
+    trackers: list[keras.metrics.Mean] = field(default_factory=list)
+    made_at_compile: list[Objective] = field(default_factory=list)
+    compiled_with: tuple[Any, Any, float, float] = (None, None, 0.1, 3)
+
+
+class _Mask(keras.layers.Layer):
+    """Reads the mask that a model's output carries."""
+
+    def __init__(self) -> None:
+        super().__init__(name="mask_reader", autocast=False)
+        self.supports_masking = True
+
+    def call(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        return mask
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Tells the distiller which epoch starts, for weights that change."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        assert isinstance(self.model, Distiller)
+        for objective in self.model.objectives:
+            objective.start_epoch(epoch)
+
+
+@keras.saving.register_keras_serializable("understudy")
+class Distiller(keras.Model):
+    """Trains a student on objectives that compare it with a teacher, by Keras' own `compile` and `fit`.
+
+    The student runs once a step, whatever is tapped; the teacher is frozen, in inference mode, and not differentiated;
+    `sample_weight`, `class_weight` and masks apply to every objective that is a mean over samples. Each objective is a
+    metric of its own in the progress bar. `predict` is the student's; `distiller.student.save("student.keras")` saves
+    a plain Keras model.
+
+    Besides the objectives, `compile(loss=...)` adds a loss of Keras between labels and the student's output, and the
+    call shape of Keras' example makes both parts itself: `compile(optimizer, metrics=..., student_loss_fn=...,
+    distillation_loss_fn=..., alpha=0.1, temperature=10)`.
+
+    Args:
+        student: a `keras.Model` that gives logits.
+        teacher: a `keras.Model`, or a `Teacher`; None where no objective needs one.
+        objectives: summed with their weights; a method's name such as `kd` or `dkd+at` stands for its usual ones.
+        preprocess: from the student's inputs to the teacher's, see `Teacher`.
+        example: an input batch, for models whose input shape is not known; both are run on it once, so that what does
+            not fit is found here.
+        name: of the model.
+
+    Raises:
+        UserError: class counts differ, a tap does not exist, a teacher is missing, the student is not built.
+
+    Example:
+        >>> import keras, numpy as np, understudy as us
+        >>> def model(width):
+        ...     return keras.Sequential([keras.Input((8,)), keras.layers.Dense(width), keras.layers.Dense(3)])
+        >>> distiller = us.keras.Distiller(student=model(4), teacher=model(32), objectives=[
+        ...     us.keras.Objective(us.keras.losses.CrossEntropy(), weight=0.1),
+        ...     us.keras.Objective(us.keras.losses.KD(temperature=4), weight=0.9)])
+        >>> distiller.compile("adam", metrics=["accuracy"])
+        >>> history = distiller.fit(np.random.rand(64, 8), np.random.randint(0, 3, 64), verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'crossentropy', 'kd', 'loss']
+    """
+
+    def __init__(
+        self,
+        *,
+        student: keras.Model,
+        teacher: keras.Model | Teacher | None = None,
+        objectives: str | Iterable[Objective] = (),
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        example: Any = None,
+        name: str = "distiller",
+    ) -> None:
+        super().__init__(name=name)
+        if not isinstance(student, keras.Model):
+            raise UserError(f"the student is a {type(student).__name__}: give a keras.Model")
+        if isinstance(objectives, str):
+            from understudy.keras.methods import objectives_of
+
+            objectives = objectives_of(objectives)
+        self.student = student
+        self.asked = Teacher(teacher, preprocess=preprocess) if isinstance(teacher, keras.Model) else teacher
+        self.teacher = None if self.asked is None else self.asked.model
+        self._example = _example(student, example)
+        self._kept = _Kept()
+        self._mask = _Mask()
+        self._labels_loss = False
+        self._beside = _Beside()
+        self._given: list[Objective] = []
+        self._probe()
+        self._given = self._checked(list(objectives))
+        self._settle(self._given)
+        self.built = True
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """What the student is trained on, besides a loss of `compile`."""
+        return [*self._given, *self._beside.made_at_compile]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras' own, and each objective's."""
+        return [*super().metrics, *self._beside.trackers]
+
+    # What Keras calls
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        *,
+        metrics: Any = None,
+        student_loss_fn: Any = None,
+        distillation_loss_fn: Any = None,
+        alpha: float = 0.1,
+        temperature: float = 3,
+        **settings: Any,
+    ) -> None:
+        """Set the optimiser, metrics, and perhaps losses of Keras.
+
+        Args:
+            optimizer: trains the student and the objectives' own weights.
+            loss: between labels and the student's output, added to the objectives with weight 1 (or `loss_weights`).
+            metrics: of the student's output.
+            student_loss_fn: in the form of Keras' example: the loss with the labels, weighted `alpha`.
+            distillation_loss_fn: between softened probabilities, times T², weighted `1 - alpha`.
+            alpha: share of the labels.
+            temperature: T.
+            settings: of `keras.Model.compile`, such as `jit_compile`.
+
+        Raises:
+            UserError: nothing is left to train on, or a loss does not fit the student.
+        """
+        if student_loss_fn is not None or distillation_loss_fn is not None:
+            self._as_in_example(student_loss_fn, distillation_loss_fn, alpha, temperature)
+        if loss is None and not self.objectives:
+            raise UserError("there is nothing to train on: give the Distiller objectives, or compile a loss")
+        _check_from_logits(loss)
+        self._labels_loss = loss is not None
+        self._beside.compiled_with = (student_loss_fn, distillation_loss_fn, alpha, temperature)
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **settings)
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """The student's output; what is tapped on the way is kept for the loss of the same step."""
+        output, self._kept.features = self._tapped(inputs, training=training)
+        return output
+
+    def compute_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Ask the teacher and add up the objectives, as Keras' steps of training and testing want it."""
+        if y_pred is None:
+            y_pred = self(x, training=training)
+        features, self._kept.features = self._kept.features, None
+        if self._labels_loss:
+            total = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        else:  # regularisers of the student and of the objectives' own weights
+            total = sum((ops.sum(each) for each in self.losses), ops.zeros(()))
+        answer, of_teacher = self._ask(x)
+        logits = logits_of(y_pred, "student")
+        signals = Signals(
+            student=logits,
+            teacher=answer,
+            student_features=features or {},
+            teacher_features=of_teacher,
+            labels=y,
+            sample_weight=_with_mask(sample_weight, self._mask(logits), logits),
+        )
+        for objective, tracker in zip(self.objectives, self._beside.trackers, strict=True):
+            if not objective.counts:
+                continue
+            value = objective.value(signals, training=training)
+            tracker.update_state(value, sample_weight=ops.shape(logits)[0])
+            total = total + objective.weight * value
+        return total
+
+    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1,
+            verbose: Any = "auto", callbacks: Any = None, **settings: Any) -> Any:  # fmt: skip
+        """Train as `keras.Model.fit` does; arrays, tf.data, PyDataset and DataLoader alike."""
+        epochs_told = _Epochs()
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.callbacks.append(epochs_told)  # pyright: ignore[reportAttributeAccessIssue]
+            epochs_told.set_model(self)
+        else:
+            given = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
+            callbacks = [epochs_told, *given]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **settings)
+
+    def predict(self, x: Any, *args: Any, **settings: Any) -> Any:
+        """The student's output for new inputs."""
+        return self.student.predict(x, *args, **settings)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes another of the same models and objectives."""
+        pack = keras.saving.serialize_keras_object
+        preprocess = self.asked.preprocess if self.asked else None
+        return {
+            "name": self.name,
+            "student": pack(self.student),
+            "teacher": None if self.teacher is None else pack(self.teacher),
+            "preprocess": None if preprocess is None else pack(preprocess),
+            "objectives": [pack(objective) for objective in self._given],
+            "example": {
+                "shape": list(self._example.shape),
+                "dtype": keras.backend.standardize_dtype(self._example.dtype),
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Distiller":
+        """Make one from its settings."""
+        unpack = keras.saving.deserialize_keras_object
+        config = dict(config)
+        example = config.pop("example")
+        models = {key: unpack(config[key]) for key in ("student", "teacher", "preprocess") if config[key] is not None}
+        made = [unpack(objective) for objective in config.pop("objectives")]
+        return cls(name=config["name"], objectives=made, example=np.zeros(example["shape"], example["dtype"]), **models)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What `compile` was called with."""
+        labels, soft, alpha, temperature = self._beside.compiled_with
+        losses = {"student_loss_fn": labels, "distillation_loss_fn": soft}
+        packed = {name: None if loss is None else keras.losses.serialize(loss) for name, loss in losses.items()}
+        return {**(super().get_compile_config() or {}), **packed, "alpha": alpha, "temperature": temperature}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as it was when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    # What happens before
+
+    def _probe(self) -> None:
+        """One forward of each model: what does not fit is found."""
+        try:
+            output = logits_of(self.student(self._example, training=False), "student")
+        except (ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            shape = tuple(self._example.shape)
+            raise UserError(
+                f"the student '{self.student.name}' cannot take inputs of shape {shape}: {reason}"
+            ) from error
+        self._output_shape = tuple(output.shape)
+        self._student_gives_probabilities = are_probabilities(output)
+        self._teacher_shape = None if self.asked is None else tuple(self.asked.probe(self._example).shape)
+
+    def _checked(self, objectives: list[Objective]) -> list[Objective]:
+        """Refuse what cannot be compared; find the taps."""
+        for objective in objectives:
+            if not isinstance(objective, Objective):
+                raise UserError(f"an objective is a {type(objective).__name__}: write us.keras.Objective(loss, weight)")
+            self._check(objective)
+            self._resolve(objective)
+        return objectives
+
+    def _settle(self, new: list[Objective]) -> None:
+        """Settle how both models are run; make the weights and adapters of new objectives, and try them."""
+        objectives = self.objectives
+        self._tapped = Tapped(self.student, _union(objective.student_paths for objective in objectives))
+        self._teacher_taps = _union(objective.teacher_paths for objective in objectives if objective.counts)
+        self._needs_logits = any(objective.needs_teacher_logits and objective.counts for objective in objectives)
+        output, features = self._tapped(self._example, training=False)
+        logits = logits_of(output, "student")
+        answer, of_teacher = self._ask(self._example)
+        example = Signals(logits, answer, features, of_teacher, labels=_labels_like(logits))
+        for objective in new:
+            objective.fit_to(example)
+        self._beside.trackers = [keras.metrics.Mean(name=name) for name in _names(objectives)]
+
+    def _check(self, objective: Objective) -> None:
+        if objective.needs_teacher and self.asked is None:
+            raise UserError(f"'{objective.name}' compares with a teacher: give one")
+        if objective.student_tap is not None or isinstance(objective.loss, KerasLoss):
+            return
+        if self._student_gives_probabilities:
+            raise UserError(
+                f"the student '{self.student.name}' returns probabilities: take the softmax out of its last layer, "
+                f"'{objective.name}' wants logits"
+            )
+        if objective.needs_teacher and self._teacher_shape is not None and self._teacher_shape != self._output_shape:
+            raise UserError(
+                f"the teacher gives {self._teacher_shape[1:]}, the student {self._output_shape[1:]} outputs a sample: "
+                "they must be the same classes; give both the same, or compare features by student_tap="
+            )
+
+    def _resolve(self, objective: Objective) -> None:
+        """Turn patterns into layer paths; where both sides are open, pair the ends of stages by resolution or depth."""
+        from understudy.distill.match import match
+
+        if objective.student_tap is not None:
+            objective.student_paths = find(self.student, objective.student_tap, self._example)
+        if objective.teacher_tap is not None and self.asked is not None and objective.needs_teacher:
+            theirs = self.asked.prepared(self._example)
+            objective.teacher_paths = find(self.asked.model, objective.teacher_tap, theirs)
+        if objective.student_tap in ("auto", "last"):
+            own = _shapes(self.student, objective.student_paths, self._example)
+            other = own
+            matched = self.asked is not None and objective.teacher_tap in ("auto", "last")
+            if matched and self.asked is not None:
+                theirs = self.asked.prepared(self._example)
+                other = _shapes(self.asked.model, objective.teacher_paths, theirs)
+            students, teachers = match(own, other)
+            if not students:
+                raise UserError(f"'{objective.name}': no feature maps or tokens found to compare: name the taps")
+            first = -1 if objective.student_tap == "last" else 0
+            objective.student_paths = students[first:]
+            if matched:
+                objective.teacher_paths = teachers[first:]
+
+    def _ask(self, inputs: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        if self.asked is None or not (self._needs_logits or self._teacher_taps):
+            return None, {}
+        return self.asked(inputs, taps=self._teacher_taps, logits=self._needs_logits)
+
+    def _as_in_example(self, labels: Any, soft: Any, alpha: float, temperature: float) -> None:
+        """The two objectives of Keras' example."""
+        if self._given:
+            raise UserError("objectives and student_loss_fn/distillation_loss_fn exclude each other: keep one")
+        if labels is None or soft is None:
+            missing = "student_loss_fn" if labels is None else "distillation_loss_fn"
+            raise UserError(f"{missing} is missing: both are needed")
+        self._beside.made_at_compile = self._checked(
+            [
+                Objective(KerasLoss(loss=labels), alpha, name="student_loss"),
+                Objective(SoftTargets(loss=soft, temperature=temperature), 1 - alpha, name="distillation_loss"),
+            ]
+        )
+        self._settle(self._beside.made_at_compile)
+
+
+def _example(student: keras.Model, given: Any) -> Tensor:
+    """A small batch to try the models on."""
+    if given is not None:
+        return ops.convert_to_tensor(given[:4] if hasattr(given, "__getitem__") else given)
+    inputs = getattr(student, "inputs", None)
+    if not inputs:
+        raise UserError(
+            f"the student '{student.name}' has no input shape yet: give example=x[:4], or build it as a Functional or "
+            "Sequential model with a keras.Input"
+        )
+    if len(inputs) > 1:
+        raise UserError(f"the student '{student.name}' has {len(inputs)} inputs: one is supported")
+    shape = inputs[0].shape[1:]
+    if None in shape:
+        raise UserError(f"the student '{student.name}' takes inputs of any size {shape}: give example=x[:4]")
+    if "int" in inputs[0].dtype:
+        return ops.zeros((4, *shape), dtype=inputs[0].dtype)
+    random = np.random.default_rng(0).random((4, *shape))
+    return ops.convert_to_tensor(random.astype("float32"))
+
+
+def _shapes(model: keras.Model, paths: Sequence[str], example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Shapes (N, C, H, W) or (N, L, D) of what is tapped, as the matching wants them."""
+    found = shapes_at(model, paths, example)
+    if keras.config.image_data_format() == "channels_first":
+        return {path: found[path] for path in paths}
+    shapes = {path: found[path] for path in paths}
+    return {path: (s[0], s[3], s[1], s[2]) if len(s) == 4 else s for path, s in shapes.items()}
+
+
+def _labels_like(logits: Tensor) -> Tensor:
+    """Class numbers for a trial of the losses."""
+    shape = tuple(logits.shape[:-1])
+    return ops.convert_to_tensor((np.arange(int(np.prod(shape))) % logits.shape[-1]).reshape(shape).astype("int32"))
+
+
+def _with_mask(sample_weight: Tensor | None, mask: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Weights of the positions that count, as Keras makes them: masked ones 0, the others raised to keep the mean."""
+    if mask is None:
+        return sample_weight
+    kept = ops.cast(mask, "float32")
+    kept = kept / ops.maximum(ops.mean(kept), 1e-7)
+    if sample_weight is None:
+        return kept
+    weight = ops.cast(sample_weight, "float32")
+    if len(weight.shape) > len(kept.shape):
+        weight = ops.squeeze(weight, -1)
+    return kept * ops.reshape(weight, (*ops.shape(weight), *(1,) * (len(kept.shape) - len(weight.shape))))
+
+
+def _check_from_logits(loss: Any) -> None:
+    """Refuse a cross entropy that takes the student's logits for probabilities."""
+    name = loss if isinstance(loss, str) else type(loss).__name__
+    known = {"sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
+             "categorical_crossentropy": "CategoricalCrossentropy"}  # fmt: skip
+    name = known.get(name, name)
+    if name not in known.values():
+        return
+    if isinstance(loss, str) or loss.get_config().get("from_logits") is False:
+        raise UserError(f"the student gives logits: compile loss=keras.losses.{name}(from_logits=True)")
+
+
+def _names(objectives: Sequence[Objective]) -> list[str]:
+    """The objectives' names, numbered where two have the same."""
+    names: list[str] = []
+    for objective in objectives:
+        again = (objective.name, *(f"{objective.name}_{number}" for number in range(2, len(objectives) + 1)))
+        names.append(next(name for name in again if name not in names))
+    return names
+
+
+def _union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(path for group in groups for path in group))

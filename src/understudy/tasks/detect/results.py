@@ -1,0 +1,190 @@
+"""What a run of the chain came to, put together from its folder: scores, verdicts, tables and plots."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from understudy.compare import mean_interval, untested, verdicts
+from understudy.tasks.detect.comparison import Comparison
+from understudy.tasks.detect.data import Dirt
+from understudy.tasks.detect.measure import Measured
+from understudy.tasks.detect.recipe import DetectRecipe
+from understudy.tasks.detect.sparse import histogram_chart
+from understudy.train.folder import Log, RunFolder
+
+METRIC = "mAP50"
+_CONTROL = "student_alone"
+
+
+def write_log(folder: Path) -> None:
+    """Turn ultralytics' results.csv into metrics.jsonl and timing.jsonl."""
+    metrics, timing = Log(folder / "metrics.jsonl"), Log(folder / "timing.jsonl")
+    for log in (metrics, timing):
+        log.path.unlink(missing_ok=True)
+    before = 0.0
+    with (folder / "results.csv").open() as file:
+        for row in csv.DictReader(file):
+            values = {key.strip(): float(value) for key, value in row.items()}
+            epoch, seconds = int(values["epoch"]), values["time"]
+            losses = {key.removeprefix("train/"): value for key, value in values.items() if key.startswith("train/")}
+            scores = {
+                key.removeprefix("metrics/").removesuffix("(B)"): value
+                for key, value in values.items()
+                if key.startswith("metrics/")
+            }
+            metrics.write(kind="train", epoch=epoch, step=epoch, lr=values.get("lr/pg0"), loss=sum(losses.values()),
+                          losses=losses)  # fmt: skip
+            metrics.write(kind="eval", epoch=epoch, validation=scores)
+            timing.write(epoch=epoch, seconds=max(seconds - before, 0.0))
+            before = seconds
+
+
+def summarise(
+    folder: RunFolder,
+    recipe: DetectRecipe,
+    dirt: Mapping[str, Dirt],
+    measured: Mapping[str, Any],
+    exported: Mapping[str, Any],
+    best: str,
+) -> dict[str, Any]:
+    """Make results.json.
+
+    Args:
+        folder: of the run.
+        recipe: that was run.
+        dirt: what is merely dirty in the data.
+        measured: costs and scores of each model, from the stage `compare`.
+        exported: likewise of each exported file.
+        best: the distilled arm that is kept as `student/`.
+    """
+    found = {arm: _of_seeds(folder, recipe, arm) for arm in [*_controls(recipe), *recipe.arms]}
+    models = {}
+    for name, row in {**measured, **exported}.items():
+        metrics = found[name] if name in found else _constant(row["metrics"])
+        models[name] = {
+            "role": _role(name, recipe),
+            **{key: row[key] for key in ("parameters", "macs", "size_bytes")},
+            "latency_ms": row["onnxruntime_ms"] or row["torch_ms"],
+            "metrics": metrics,
+        }
+    compared = {arm: _last(found[arm], METRIC) for arm in recipe.arms}
+    if recipe.control == "train":
+        told = verdicts(METRIC, _last(found[_CONTROL], METRIC), compared)
+    else:
+        told = {arm: untested(METRIC) for arm in compared}
+    shown = max(compared, key=lambda arm: fmean(compared[arm].values()))
+    split = Comparison(tuple(_measured(row) for row in {**measured, **exported}.values()), recipe.imgsz, "test")
+    split.save(folder.path)
+    return {
+        "name": recipe.name,
+        "task": recipe.task,
+        "about": recipe.about,
+        "finished": True,
+        "selection": "validation",
+        "models": models,
+        "verdict": told[shown].to_json(),
+        "verdicts": {arm: verdict.to_json() for arm, verdict in told.items()},
+        "best": best,
+        "notes": _notes(folder, dirt, exported),
+        "hash": folder.fingerprint(),
+        "extra": _extra(folder, split),
+    }
+
+
+def _controls(recipe: DetectRecipe) -> list[str]:
+    return [_CONTROL] if recipe.control == "train" else []
+
+
+def _role(name: str, recipe: DetectRecipe) -> str:
+    if name in recipe.arms:
+        return "distilled"
+    return {"teacher": "teacher", _CONTROL: "control"}.get(name, "other")
+
+
+def _measured(row: Mapping[str, Any]) -> Measured:
+    return Measured(**{key: row[key] for key in Measured.__dataclass_fields__})
+
+
+def _constant(scores: Mapping[str, float]) -> dict[str, Any]:
+    """The scores of a model that was made once."""
+    return {
+        name: {"best": value, "last": value, "ci95": None, "seeds": [{"seed": 0, "best": value, "last": value}]}
+        for name, value in _shown(scores).items()
+    }
+
+
+def _of_seeds(folder: RunFolder, recipe: DetectRecipe, arm: str) -> dict[str, Any]:
+    """An arm's scores on the test data, at its best epoch on the validation data and at its last."""
+    seeds = {seed: found(folder, f"{arm}-seed-{seed}") for seed in recipe.all_seeds}
+    metrics = {}
+    for name in _shown(seeds[recipe.seed]["last"]):
+        rows = [
+            {"seed": seed, "best": scores["best"][name], "last": scores["last"][name]} for seed, scores in seeds.items()
+        ]
+        mean, interval = mean_interval([row["last"] for row in rows])
+        metrics[name] = {"best": fmean(row["best"] for row in rows), "last": mean, "ci95": interval, "seeds": rows}
+    return metrics
+
+
+def _shown(scores: Mapping[str, float]) -> dict[str, float]:
+    """The verdict's metric first."""
+    return {METRIC: scores[METRIC], **{key: value for key, value in scores.items() if key != METRIC}}
+
+
+def _last(metrics: Mapping[str, Any], name: str) -> dict[int, float]:
+    return {row["seed"]: row["last"] for row in metrics[name]["seeds"]}
+
+
+def found(folder: RunFolder, stage: str) -> dict[str, Any]:
+    """What a finished stage found; nothing where it was not done."""
+    path = folder.path / "stages" / f"{stage}.json"
+    return json.loads(path.read_text())["found"] if path.exists() else {}
+
+
+def _notes(folder: RunFolder, dirt: Mapping[str, Dirt], exported: Mapping[str, Any]) -> list[str]:
+    notes = [line for split, each in dirt.items() for line in each.in_words(split)]
+    if said := found(folder, "prune").get("said"):
+        notes.append(f"Pruned at {said}.")
+    if (folder.path / "stages" / "prune.json").exists():
+        notes.append("The students start from the pruned model; their interval is conditional on it and its teacher.")
+    for name, row in exported.items():
+        if row["difference"] is not None:
+            notes.append(f"{name} differs from torch by {row['difference']:.1e} of the largest output.")
+    return notes
+
+
+def _extra(folder: RunFolder, comparison: Comparison) -> list[dict[str, Any]]:
+    """Tables and pictures of this task for the report."""
+    extra: list[dict[str, Any]] = [
+        {
+            "title": "Cost and score",
+            "text": "Files as they were measured, one after the other on one machine; a latency is the median of a "
+            "forward at batch 1. The models trained once a seed are shown by their first seed's best epoch.",
+            "table": comparison.full_table(),
+            "chart": comparison.chart(),
+        },
+        {"title": "By class", "text": "mAP50 / mAP50-95.", "table": comparison.class_table()},
+    ]
+    if scales := found(folder, "sparsify"):
+        shares = [f"{scales[when]['zero']:.1%}" for when in ("before", "after")]
+        zero = f"Scales below 0.001: {shares[0]} before, {shares[1]} after."
+        chart = histogram_chart(scales["before"], scales["after"])
+        extra.append({"title": "BatchNorm scales", "text": zero, "chart": chart})
+    if scan := found(folder, "sensitivity"):
+        text = "How much the detection loss rises when the least important channels of one layer are silenced."
+        extra.append({"title": "Sensitivity of the layers", "text": text, "chart": scan["chart"]})
+    if pruning := found(folder, "prune"):
+        rows = [[layer, before, after] for layer, (before, after) in pruning["widths"].items()]
+        reasons = dict.fromkeys(reason for reason in pruning["kept"].values())
+        extra.append({
+            "title": "Widths",
+            "text": "Channels before and after pruning. Kept as they are: " + "; ".join(reasons) + ".",
+            "table": {"columns": ["layer", "before", "after"], "rows": rows},
+        })  # fmt: skip
+    if pictures := found(folder, "predict").get("pictures"):
+        names = ", ".join(Path(picture).stem for picture in pictures)
+        extra.append({"title": "Predictions", "text": f"What the student finds: {names}.", "image": "predictions.png"})
+    return extra

@@ -1,0 +1,5 @@
+"""Diffusion models: trained, distilled into ever fewer steps, sampled and judged."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

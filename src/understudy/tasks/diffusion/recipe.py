@@ -1,0 +1,362 @@
+"""What a recipe of the task `diffusion` may say: a teacher, how many steps to halve it down to, and by which method."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, ValidationError, model_validator
+
+from understudy.errors import did_you_mean
+from understudy.recipe.check import data_problems, exists
+from understudy.recipe.problem import Problem
+from understudy.recipe.schema import Data, Machine, NonNegative, Number, Open, Part, Positive, Recipe, Share, Switch
+from understudy.recipe.signature import in_words, shown
+from understudy.tasks.diffusion.shapes import SHAPES, Shape
+
+Prediction = Literal["x", "eps", "v", "both"]
+Weighting = Literal["constant", "snr", "snr_trunc", "v_mse"]
+MethodName = Literal["progressive", "tract", "consistency"]
+
+# Data that are no labelled data set: the teacher's own samples, and a folder of images without classes.
+FROM_TEACHER, FLAT_FOLDER = "teacher", "images"
+
+
+class Updates(Part):
+    """How long and how a stage is trained. `batch_size` is that of a whole update; `warmup` counts updates."""
+
+    updates: Positive
+    batch_size: Positive = 64
+    lr: Annotated[float, Strict(), Field(gt=0)] = 1e-4
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Annotated[int, Strict(), Field(ge=0)] = 0
+    weight_decay: NonNegative = 0.0
+    clip: Annotated[float, Strict(), Field(gt=0)] | None = 1.0
+    accumulate: Positive = 1
+    weighting: Weighting = "snr_trunc"
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Updates":
+        if self.warmup >= self.updates:
+            raise ValueError(f"warmup: must be below updates ({self.updates}), not {self.warmup}")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate: {self.accumulate} micro-batches cannot be cut from {self.batch_size} images")
+        return self
+
+
+class Base(Updates):
+    """How the teacher is trained: on data, at random times, with a moving average of its weights."""
+
+    lr: Annotated[float, Strict(), Field(gt=0)] = 2e-4
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    ema: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = 0.9999
+    dropout: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
+    label_dropout: Share = 0.0
+
+
+class Teacher(Open):
+    """The model to distil: trained here by the name of its shape, or read from `weights`.
+
+    `weights` is the folder of a diffusers pipeline or of a run, or a published Flax checkpoint; it then says what
+    it predicts, as far as it knows. Further keys change the named shape.
+    """
+
+    name: str | None = None
+    weights: str | None = None
+    prediction: Prediction | None = None
+    conditional: Switch = False
+    train: Base | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it was given in Python."""
+        return bool(self.name and self.name.startswith("python:"))
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run trains it."""
+        return self.weights is None and not self.is_object
+
+    def shape(self) -> Shape:
+        """The named shape with the recipe's changes."""
+        return Shape.model_validate({**SHAPES[self.name or ""].model_dump(), **self.options})
+
+
+class DiffusionData(Data):
+    """Where images come from.
+
+    Args:
+        resize_to: height and width to scale images to.
+        pad_to: height and width to pad smaller images to, with their darkest value, after that.
+        images: of `name: teacher`, how many of the teacher's samples to train on.
+    """
+
+    resize_to: Positive | None = None
+    pad_to: Positive | None = None
+    images: Positive = 2000
+
+
+class Schedule(Part):
+    """The limits of the cosine schedule."""
+
+    logsnr_min: Number = -20.0
+    logsnr_max: Number = 20.0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Schedule":
+        if self.logsnr_min >= self.logsnr_max:
+            raise ValueError(f"logsnr_min: must be below logsnr_max ({self.logsnr_max:g}), not {self.logsnr_min:g}")
+        return self
+
+
+class Convert(Updates):
+    """How a model on another schedule becomes one that predicts v on ours: towards its own image at every time."""
+
+    updates: Positive = 2000
+
+
+class Guidance(Updates):
+    """How a student learns classifier-free guidance of every strength before its steps are halved.
+
+    `weights` are the strengths it learns, `sample` the one that is evaluated and exported.
+    """
+
+    updates: Positive = 2000
+    weights: tuple[NonNegative, NonNegative] = (0.0, 4.0)
+    sample: NonNegative = 1.0
+
+    @model_validator(mode="after")
+    def _sampled_is_learned(self) -> "Guidance":
+        low, high = self.weights
+        if not low <= self.sample <= high:
+            raise ValueError(f"sample: must be one of the strengths that are learned ({low:g} to {high:g})")
+        return self
+
+
+class Method(Updates):
+    """A way to fewer steps.
+
+    `progressive` halves `steps` round by round. `tract` goes from one of its `steps` to the next in a single stage,
+    whatever the ratio. `consistency` learns in one stage to see from anywhere on the teacher's path (in steps[0]
+    steps) where it ends. `updates` is that of a round, `updates_at` that of the rounds to some numbers of steps;
+    `self_decay` is the moving average that `tract` and `consistency` teach themselves by.
+    """
+
+    name: MethodName = "progressive"
+    updates: Positive = 1000
+    steps: Annotated[tuple[Positive, ...], Field(min_length=2)] | None = None
+    updates_at: dict[Annotated[int, Field(ge=1)], Positive] = Field(default_factory=dict)
+    self_decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.95
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def updates_to(self, steps: int) -> int:
+        """Updates of the round that ends at a number of steps."""
+        return self.updates_at.get(steps, self.updates)
+
+
+class Judge(Part):
+    """How the classifier is trained in whose features samples are compared with real images."""
+
+    epochs: Positive = 20
+    batch_size: Positive = 64
+    lr: Annotated[float, Strict(), Field(gt=0)] = 2e-3
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64)
+    features: Positive = 64
+
+
+class Evaluate(Part):
+    """How samples are judged.
+
+    Args:
+        images: samples of each model and number of steps.
+        steps: numbers of steps that are compared; by default those of the recipe.
+        verdict: the number of steps that the verdict is about; by default 4, or the last.
+        noisy: whether the stochastic sampler is compared too.
+        reference: the teacher's number of steps that the others are compared with; by default the recipe's first.
+        variance: of the stochastic sampler: share of the large variance, 0 to 1.
+        neighbours: of precision and recall.
+        judge: the classifier that gives the features.
+        inception: a local file with the standard Inception weights: then FID is computed too.
+    """
+
+    images: Annotated[int, Strict(), Field(ge=8)] = 400
+    steps: tuple[Positive, ...] = ()
+    verdict: Positive | None = None
+    reference: Positive | None = None
+    noisy: Switch = True
+    variance: Share = 1.0
+    neighbours: Positive = 3
+    judge: Judge = Judge()
+    inception: str | None = None
+
+
+class DiffusionTrain(Machine):
+    """What all stages share; `evaluate_every` counts updates."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    evaluate_every: Positive = 500
+
+
+class DiffusionRecipe(Recipe):
+    """Progressive distillation of a diffusion model, round by round into half the steps."""
+
+    task: Literal["diffusion"] = "diffusion"  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
+    data: DiffusionData
+    teacher: Teacher
+    process: Schedule = Schedule()
+    convert: Convert | Literal["auto", "none"] = "auto"
+    guidance: Guidance | None = None
+    steps: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    method: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method(),)
+    evaluate: Evaluate = Evaluate()
+    train: DiffusionTrain = DiffusionTrain()  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
+    seeds: Positive = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "method" in value and not isinstance(value["method"], (list, tuple)):
+            value = {**value, "method": [value["method"]]}
+        if isinstance(value, dict) and isinstance(value.get("data"), str):
+            value = {**value, "data": {"name": value["data"]}}
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DiffusionRecipe":
+        names = [method.name for method in self.method]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"method: '{twice}' is named twice")
+        for method in self.method:
+            if problem := _wrong_steps(method.name, self.steps_of(method)):
+                raise ValueError(problem)
+        if self.teacher.is_trained and self.teacher.train is None:
+            raise ValueError("teacher: has neither 'weights' nor 'train': give one, such as train: {updates: 5000}")
+        if not self.teacher.is_trained and self.teacher.train is not None:
+            raise ValueError("teacher: has 'weights', so there is nothing to train: take 'train' out")
+        if self.guidance is not None and not self.teacher.conditional:
+            raise ValueError("guidance: needs a teacher that knows classes: set teacher.conditional=true")
+        trained = self.teacher.train
+        if self.guidance is not None and trained is not None and not trained.label_dropout:
+            raise ValueError(
+                "guidance: the teacher must be trained without labels too: set teacher.train.label_dropout=0.1"
+            )
+        if trained is not None and trained.label_dropout and not self.teacher.conditional:
+            raise ValueError("teacher: label_dropout drops labels, but the teacher takes none: set conditional: true")
+        if self.data.name == FROM_TEACHER and self.teacher.is_trained:
+            raise ValueError("data: a teacher that is trained here needs data; 'teacher' is for one with weights")
+        return self
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        ways = ", ".join(method.name for method in self.method)
+        return f"{self.name}: a diffusion model distilled from {self.steps[0]} steps to {self.steps[-1]} ({ways})"
+
+    def steps_of(self, method: Method) -> tuple[int, ...]:
+        """The numbers of steps that a method goes through; the first is its teacher's."""
+        if method.steps is not None:
+            return method.steps
+        return self.steps if method.name == "progressive" else (self.steps[0], self.steps[-1])
+
+    @property
+    def compared_steps(self) -> tuple[int, ...]:
+        """The numbers of steps that are evaluated, falling."""
+        return tuple(sorted(set(self.evaluate.steps or self.steps), reverse=True))
+
+    @property
+    def reference_steps(self) -> int:
+        """The number of steps that the teacher's best images take."""
+        return self.evaluate.reference or self.steps[0]
+
+    @property
+    def verdict_steps(self) -> int:
+        """The number of steps that the verdict is about."""
+        reached = [steps for method in self.method for steps in self.steps_of(method)[1:]]
+        return self.evaluate.verdict or (4 if 4 in reached and 4 in self.compared_steps else min(reached))
+
+
+def _wrong_steps(method: str, steps: tuple[int, ...]) -> str | None:
+    for before, after in pairwise(steps):
+        if method == "progressive" and before != 2 * after:
+            return (
+                f"steps: {before} to {after} is no halving: each round takes half the steps of the one before, such as "
+                "[64, 32, 16, 8, 4, 2, 1]"
+            )
+        if method != "progressive" and (after >= before or before % after):
+            return f"steps: '{method}' goes from a number of steps to one that divides it, not from {before} to {after}"
+    return None
+
+
+def problems(recipe: DiffusionRecipe, *, files: bool = True) -> Iterator[Problem]:
+    """Find what the schema cannot see: unknown names, shapes that cannot be, files that are missing.
+
+    Args:
+        recipe: a recipe that fits the schema.
+        files: whether the files that it names must be there.
+
+    Yields:
+        The path of the value and what is wrong with it, in one line.
+    """
+    yield from _data_problems(recipe.data, files=files)
+    yield from _teacher_problems(recipe.teacher, files=files)
+    reached = {steps for method in recipe.method for steps in recipe.steps_of(method)}
+    if recipe.evaluate.verdict and recipe.evaluate.verdict not in reached & set(recipe.compared_steps):
+        yield ("evaluate", "verdict"), f"no student of {recipe.evaluate.verdict} steps is made and compared"
+    for index, method in enumerate(recipe.method):
+        if stray := sorted(set(method.updates_at) - set(recipe.steps_of(method)[1:])):
+            yield ("method", index, "updates_at"), f"there is no round to {stray[0]} steps"
+    inception = recipe.evaluate.inception
+    if files and inception is not None and not exists(inception, "file"):
+        yield ("evaluate", "inception"), f"there is no file '{inception}' (looked from {Path.cwd()})"
+
+
+def _data_problems(data: DiffusionData, *, files: bool) -> Iterator[Problem]:
+    if data.name == FROM_TEACHER:
+        if data.options:
+            yield ("data", next(iter(data.options))), "unknown key, of the teacher's samples only 'images' is asked"
+    elif data.name == FLAT_FOLDER:
+        for key in data.options:
+            if key not in ("path", "size", "channels"):
+                yield ("data", key), f"unknown key, {did_you_mean(key, ('path', 'size', 'channels'))}"
+        if "path" not in data.options:
+            yield ("data", "path"), "is missing"
+        path = data.options.get("path")
+        if files and path is not None and not exists(str(path), "folder"):
+            yield ("data", "path"), f"there is no folder '{path}' (looked from {Path.cwd()})"
+    else:
+        yield from data_problems(data, files=files)
+
+
+def _teacher_problems(teacher: Teacher, *, files: bool) -> Iterator[Problem]:
+    if teacher.is_object:
+        return
+    if teacher.weights is not None:
+        if files and not exists(teacher.weights, "file or folder"):
+            yield ("teacher", "weights"), f"there is no file or folder '{teacher.weights}' (looked from {Path.cwd()})"
+        for key in teacher.options:
+            yield ("teacher", key), "the weights say what shape the model has: take this out"
+        return
+    if teacher.name not in SHAPES:
+        yield ("teacher", "name"), f"unknown model '{teacher.name}', {did_you_mean(str(teacher.name), SHAPES)}"
+        return
+    try:
+        teacher.shape()
+    except ValidationError as error:
+        detail: Any = error.errors(include_url=False)[0]
+        key = detail["loc"][0] if detail["loc"] else "name"
+        if detail["type"] == "extra_forbidden":
+            known = (*Teacher.model_fields, *Shape.model_fields)
+            yield ("teacher", key), f"unknown key, {did_you_mean(str(key), known)}"
+        elif detail["type"] == "value_error":
+            yield ("teacher",), str(detail["ctx"]["error"])
+        else:
+            yield ("teacher", key), f"{in_words(detail)}, not {shown(detail.get('input'))}"

@@ -1,0 +1,1 @@
+"""Classification with Keras, on whichever backend: its recipe is read without importing Keras."""
