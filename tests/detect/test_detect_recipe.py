@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import yaml
@@ -24,7 +25,7 @@ def plain(tmp_path):
 
 
 def read(plain, *overrides):
-    return build_recipe(Source("small.yaml", plain), list(overrides))
+    return build_recipe(Source("small.yaml", deepcopy(plain)), list(overrides))
 
 
 def test_a_recipe_names_its_arms_after_its_methods(plain):

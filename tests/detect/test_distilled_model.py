@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from detect_helpers import lively, narrow
 
 from understudy.errors import UserError
+from understudy.losses.table import LOSSES
 from understudy.tasks.detect.catalogue import check_method
 from understudy.tasks.detect.guest import YOLO, DistillationModel, get_cfg, load_checkpoint
 from understudy.tasks.detect.methods import read_method
@@ -102,7 +103,7 @@ def test_validation_has_the_same_columns_and_no_distillation(tmp_path):
     _, training = model.loss(batch())
     model.eval()
     with torch.no_grad():
-        losses, validation = model.loss(batch())
+        _, validation = model.loss(batch())
     assert set(training) == set(validation)
     assert validation["mgd_loss"] == 0
 
@@ -138,9 +139,12 @@ def test_outputs_for_other_classes_are_refused_features_are_not(tmp_path):
 def heads(anchors=5, classes=3, bins=4):
     draw = torch.Generator().manual_seed(0)
     return [
-        {"scores": torch.randn(2, classes, anchors, generator=draw), "boxes": torch.randn(2, 4 * bins, anchors, generator=draw)}
+        {
+            "scores": torch.randn(2, classes, anchors, generator=draw),
+            "boxes": torch.randn(2, 4 * bins, anchors, generator=draw),
+        }
         for _ in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def test_scores_are_compared_as_the_head_has_them_yes_or_no():
@@ -161,7 +165,7 @@ def test_boxes_are_compared_side_by_side_over_their_bins():
 
 
 def test_heads_with_other_bins_and_one_class_are_refused():
-    student, teacher = heads(bins=4)
+    student, _ = heads(bins=4)
     with pytest.raises(UserError, match="other bins"):
         _rows("boxes", student, heads(bins=1)[1])
     single = {**student, "scores": student["scores"][:, :1]}
@@ -182,15 +186,21 @@ def test_a_checkpoint_holds_connectors_and_options_but_no_teacher(tmp_path):
     assert set(again.projector.state_dict()) == set(model.projector.state_dict())
 
 
+# Taken by name: what they compare beside features can only be seen once they are made.
+LATER = {"irg", "vitkd"}
+TAKEN = [name for name in LOSSES if check_method({"name": name}) is None]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in __import__("understudy.losses.table", fromlist=["LOSSES"]).LOSSES
-                                    if check_method({"name": name}) is None])  # fmt: skip
-def test_every_method_that_is_taken_trains_or_says_why_not(tmp_path, method):
-    try:
-        model = pair(tmp_path, method)
-    except UserError as error:
-        assert len(str(error)) > 20
-        return
-    losses, _ = model.loss(batch())
+@pytest.mark.parametrize("method", sorted(set(TAKEN) - LATER))
+def test_every_method_that_is_taken_trains(tmp_path, method):
+    losses, _ = pair(tmp_path, method).loss(batch())
     losses.sum().backward()
     assert torch.isfinite(losses).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(LATER))
+def test_what_does_not_fit_a_detector_is_refused_with_its_name(tmp_path, method):
+    with pytest.raises(UserError, match=method):
+        pair(tmp_path, method)

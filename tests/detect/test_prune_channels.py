@@ -116,7 +116,7 @@ def test_what_attention_fixes_is_named_and_a_wish_to_prune_it_refused():
     done = prune(model, Pruning(ratio=0.4, imgsz=64))
     assert "model.10" in done.in_words()
     assert any(layer.startswith("model.10.m.0.attn") for layer in done.kept)
-    with pytest.raises(UserError, match="cannot be pruned: .*attention"):
+    with pytest.raises(UserError, match=r"cannot be pruned: .*attention"):
         prune(model, Pruning(ratio=0.4, limits={"model.10.m.*": 0.2}, imgsz=64))
     with pytest.raises(UserError, match=r"no layer 'model\.99'"):
         prune(model, Pruning(ratio=0.4, keep=("model.99",), imgsz=64))

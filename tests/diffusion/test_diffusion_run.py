@@ -265,6 +265,34 @@ def test_a_finished_run_is_listed_sampled_and_evaluated(finished, tmp_path):
         commands.sample_images(four, count=1, sampler="ddpm")
 
 
+@pytest.fixture
+def sample_command():
+    """The command alone, as a person calls it."""
+    import typer
+
+    from understudy.cli.sample import register
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    register(app)
+    return lambda *words: app([str(word) for word in words], standalone_mode=False)
+
+
+def test_the_command_writes_a_grid_and_samples(finished, tmp_path, sample_command, capsys):
+    sample_command(finished, "--list")
+    assert "student_2" in capsys.readouterr().out
+    sample_command(finished, "--steps", 2, "--classes", "1,8", "--columns", 3, "--grid", tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width == 3 * 42
+        assert picture.height == 2 * 42
+    sample_command(finished, "--n", 7, "--out", tmp_path / "seven.npz", "--device", "cpu")
+    with np.load(tmp_path / "seven.npz") as file:
+        assert len(file["arr_0"]) == len(file["arr_1"]) == 7
+    with pytest.raises(UserError, match="say where the images shall go"):
+        sample_command(finished, "--steps", 2)
+    with pytest.raises(UserError, match="no such folder"):
+        sample_command(tmp_path / "none", "--list")
+
+
 def test_classes_of_an_unconditional_model_are_refused(run):
     result = run(steps=[2, 1])
     with pytest.raises(UserError, match="trained without classes"):

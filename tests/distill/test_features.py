@@ -88,7 +88,7 @@ def test_a_losss_own_weights_are_parameters_of_the_distiller_before_any_optimise
     assert set(own) <= set(state)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"simkd", "afds", "lwm", "irg", "vitkd", "catkd"}))
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"vitkd"}))
 def test_every_method_trains_a_convolutional_pair_by_its_name_alone(name):
     from understudy.recipe.methods import expand_method
     from understudy.recipe.schema import Method

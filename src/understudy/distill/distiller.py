@@ -3,10 +3,12 @@
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from understudy.distill.heads import ask_heads
@@ -251,7 +253,9 @@ class Distiller(Learner):
             images = images.detach().requires_grad_()
             answer = self.teacher(images, taps=self.teacher_taps, graph=True)
         answer = answer or self.ask(images, epoch)
-        with tapped(self.student, self.student_taps) as features:
+        # Fused attention has no second derivative, which gradients of gradients need.
+        plain_attention = sdpa_kernel(SDPBackend.MATH) if self.needs_input_gradients else nullcontext()
+        with tapped(self.student, self.student_taps) as features, plain_attention:
             logits, distillation = ask_heads(self.student, images)
         signals = self._signals(
             logits,

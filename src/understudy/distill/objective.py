@@ -180,6 +180,8 @@ class Objective(nn.Module):
         Returns:
             A scalar; zero, with a gradient of zero, where no sample of the batch has a label it needs.
         """
+        if self.needs_input_gradients and signals.labelled is not None:
+            raise UserError(f"the loss '{self.name}' needs a label for every sample: leave data.transfer out")
         if "labels" in self.needs and signals.labelled is not None:
             if len(signals.labelled) == 0:
                 return signals.student.sum() * 0.0
@@ -213,6 +215,7 @@ class Objective(nn.Module):
                 prepare(*sides if self.needs_teacher else (*sides, None))
             except ValueError as error:
                 raise UserError(f"'{self.name}' cannot compare what is tapped ({error}): name other taps") from error
+            self._give_margins(example)
             if self.student_paths and self.needs_teacher and self._shapes_differ(example):
                 # Its own weights brought the channels together: what is left is the resolution.
                 students = self._tapped(example.student_features, self.student_paths)
@@ -224,6 +227,13 @@ class Objective(nn.Module):
                 for own, other in zip(self.student_paths, self.teacher_paths, strict=True)
             )
         self._try(example)
+
+    def _give_margins(self, example: Signals) -> None:
+        """To a loss that takes margins from the teacher's batch norms: the modules that it taps."""
+        take = getattr(self.loss, "margins_from", None)
+        taps_outputs = all(not path.endswith(":input") for path in self.teacher_paths)
+        if callable(take) and example.teacher_model is not None and taps_outputs:
+            take([example.teacher_model.get_submodule(path) for path in self.teacher_paths])
 
     def _note_tokens_beside_maps(self, example: Signals) -> None:
         """A loss with weights of its own brings maps to one shape, not tokens to maps: that is done before."""

@@ -46,14 +46,17 @@ def find(module: nn.Module, pattern: str | Iterable[str]) -> tuple[str, ...]:
     Args:
         module: the model.
         pattern: a path, a path with globs (`layer[1-4]`, `blocks.*.attn`), several of them, `auto` for the ends of
-            its stages (`last`: the deepest), or `embedding` for what its last linear layer gets. `PATH:input` means
-            what goes into a module.
+            its stages (`last`: the deepest), `blocks` for its first two blocks and the last, or `embedding` for what
+            its last linear layer gets. `PATH:input` means what goes into a module.
 
     Raises:
         UserError: a pattern fits no module; the message lists the near ones.
     """
     if pattern in ("auto", "last"):
         return stage_ends(module)
+    if pattern == "blocks":
+        blocks = _blocks(module)
+        return (*blocks[:2], blocks[-1]) if len(blocks) > 2 else blocks
     if pattern == "embedding":
         return (f"{head(module)[0]}:input",)
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
@@ -100,12 +103,21 @@ def stage_ends(module: nn.Module) -> tuple[str, ...]:
     if declared:
         return tuple(declared)
     names = dict(module.named_modules())
-    info = getattr(module, "feature_info", None)
-    if isinstance(info, list):
-        listed = tuple(entry["module"] for entry in info if entry.get("module") in names)
-        if listed:
-            return listed[-1:] if len(listed) < 3 else _spread(listed, 5)
+    listed = tuple(path for path in _listed(module) if path in names)
+    if listed:
+        return listed[-1:] if len(listed) < 3 else _spread(listed, 5)
     return _spread(_stages(module), 5)
+
+
+def _listed(module: nn.Module) -> tuple[str, ...]:
+    """What timm says of a model's features."""
+    info = getattr(module, "feature_info", None)
+    return tuple(entry.get("module", "") for entry in info) if isinstance(info, list) else ()
+
+
+def _blocks(module: nn.Module) -> tuple[str, ...]:
+    """Every block of a trunk, shallow to deep."""
+    return _listed(module) or _stages(module)
 
 
 def _stages(module: nn.Module) -> tuple[str, ...]:

@@ -180,25 +180,18 @@ def read_names(source: Path, count: int) -> list[str]:
 
 
 def imagenet_names(module: Any, classes: int) -> tuple[str, ...]:
-    """The classes of a model that brings weights but no names: ImageNet's, as timm knows them, else numbers.
+    """The classes of a model of timm that brings weights but no names: ImageNet's, where it has as many; else none.
 
     Args:
-        module: of timm, perhaps.
+        module: any model.
         classes: number of its logits.
     """
-    subset = None
-    if getattr(module, "pretrained_cfg", None):
-        from timm.data import ImageNetInfo, infer_imagenet_subset
+    if not getattr(module, "pretrained_cfg", None):
+        return ()
+    from timm.data import ImageNetInfo, infer_imagenet_subset
 
-        subset = infer_imagenet_subset(module)
-        if subset is not None:
-            names = ImageNetInfo(subset).label_names()
-            return tuple(names) if len(names) == classes else _numbers(classes)
-    return _numbers(classes)
-
-
-def _numbers(classes: int) -> tuple[str, ...]:
-    return tuple(map(str, range(classes)))
+    subset = infer_imagenet_subset(module)
+    return () if subset is None else tuple(ImageNetInfo(subset).label_names())
 
 
 @cache

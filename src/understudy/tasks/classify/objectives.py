@@ -14,7 +14,7 @@ from understudy.recipe.schema import Objective as Described
 from understudy.recipe.signature import options
 
 # Where a loss compares the models when the recipe does not say.
-_DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "embedding": "embedding"}
+_DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "blocks": "blocks", "embedding": "embedding"}
 
 _PLAIN = Train()
 

@@ -1,6 +1,7 @@
 """Export to other formats by ultralytics' exporter; ONNX is checked against torch number by number."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,7 +79,8 @@ def export(
     settings = _settings(format, data, options)
     network = copy.deepcopy(yolo.model)
     try:
-        with quiet(), threads_kept():
+        with quiet(), threads_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's tracer and its successors: nothing that a user can act on
             path = Path(yolo.export(format=format, **settings))
     except (ImportError, ModuleNotFoundError) as error:
         raise UserError(f"{format} needs what is not installed: {str(error).splitlines()[0]}") from None

@@ -143,14 +143,15 @@ class Method(Updates):
 
     `progressive` halves `steps` round by round. `tract` goes from one of its `steps` to the next in a single stage,
     whatever the ratio. `consistency` learns in one stage to see from anywhere on the teacher's path (in steps[0]
-    steps) where it ends. `updates` is that of a round, `updates_at` that of the rounds to some numbers of steps;
-    `self_decay` is the moving average that `tract` and `consistency` teach themselves by.
+    steps) where it ends. `updates` and `lr` are those of a round, `updates_at` and `lr_at` those of the rounds to some
+    numbers of steps; `self_decay` is the moving average that `tract` and `consistency` teach themselves by.
     """
 
     name: MethodName = "progressive"
     updates: Positive = 1000
     steps: Annotated[tuple[Positive, ...], Field(min_length=2)] | None = None
     updates_at: dict[Annotated[int, Field(ge=1)], Positive] = Field(default_factory=dict)
+    lr_at: dict[Annotated[int, Field(ge=1)], Annotated[float, Strict(), Field(gt=0)]] = Field(default_factory=dict)
     self_decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.95
 
     @model_validator(mode="before")
@@ -161,6 +162,10 @@ class Method(Updates):
     def updates_to(self, steps: int) -> int:
         """Updates of the round that ends at a number of steps."""
         return self.updates_at.get(steps, self.updates)
+
+    def lr_to(self, steps: int) -> float:
+        """Learning rate that the round to a number of steps begins with."""
+        return self.lr_at.get(steps, self.lr)
 
 
 class Judge(Part):
@@ -312,8 +317,9 @@ def problems(recipe: DiffusionRecipe, *, files: bool = True) -> Iterator[Problem
     if recipe.evaluate.verdict and recipe.evaluate.verdict not in reached & set(recipe.compared_steps):
         yield ("evaluate", "verdict"), f"no student of {recipe.evaluate.verdict} steps is made and compared"
     for index, method in enumerate(recipe.method):
-        if stray := sorted(set(method.updates_at) - set(recipe.steps_of(method)[1:])):
-            yield ("method", index, "updates_at"), f"there is no round to {stray[0]} steps"
+        for key in ("updates_at", "lr_at"):
+            if stray := sorted(set(getattr(method, key)) - set(recipe.steps_of(method)[1:])):
+                yield ("method", index, key), f"there is no round to {stray[0]} steps"
     inception = recipe.evaluate.inception
     if files and inception is not None and not exists(inception, "file"):
         yield ("evaluate", "inception"), f"there is no file '{inception}' (looked from {Path.cwd()})"

@@ -256,7 +256,7 @@ class Diffusion:
             name=name,
             condition=self.condition(guided=guided),
         )
-        settings = method.model_copy(update={"updates": method.updates_to(steps)})
+        settings = method.model_copy(update={"updates": method.updates_to(steps), "lr": method.lr_to(steps)})
         return self.stage(name, "distilled", seed, learner, settings)
 
     def arm_name(self, method: Method, steps: int) -> str:
