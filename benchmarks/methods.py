@@ -42,8 +42,8 @@ def recipe(names: list[str], seeds: int, epochs: int) -> dict[str, Any]:
     return {
         "name": "methods",
         "data": {"name": "mnist", "train": 10_000, "validation": "none"},
-        "teacher": {"name": "cnn", "widths": [32, 64], "train": {"epochs": 6}},
-        "assistants": [{"name": "cnn", "widths": [12, 24]}] if "takd" in names else [],
+        "teacher": {"name": "cnn", "widths": [16, 32], "train": {"epochs": 4}},
+        "assistants": [{"name": "cnn", "widths": [8, 16]}] if "takd" in names else [],
         "student": {"name": "cnn", "widths": [4, 8]},
         "method": methods,
         "train": {
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", help="names with commas; by default all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--out", help="the run folder")
     parser.add_argument("--from", dest="folder", type=Path, help="a finished run")
     arguments = parser.parse_args()

@@ -18,8 +18,8 @@ class Loss:
         source: where the settings of the preset `default` come from.
         presets: settings by name; `default` is what the method's name alone means. `labels` is the weight of cross
             entropy on the labels, `weight` that of the loss, the rest are options of the class.
-        taps: what it compares: `logits`, `features` at the ends of stages, the `last` of them, the first two and the last
-            `blocks`, or the `embedding`.
+        taps: what it compares: `logits`, `features` at the ends of stages, the `last` of them, the first two `blocks`
+            and the last, or the `embedding`.
         cost: what a step of it costs beside the two forwards.
     """
 
