@@ -132,3 +132,38 @@ def test_schemes_that_cannot_be_are_refused_in_one_line(tiny, run, changes, mess
         run(tiny(**changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_ends_with_the_same_bits_whatever_the_cache_knew(tiny, run, capsys):
+    from rich.console import Console
+
+    from understudy.run import start as engine
+
+    hashes = [run(tiny(cache="off"), "off").results["hash"]]
+    for name in ("cold", "warm"):
+        recipe = tiny(cache="auto")
+        hashes.append(engine.start(recipe, out=None, objects={}, console=Console()).results["hash"])
+        told = capsys.readouterr().out
+        known = {"cold": "50% of 200 answers were known", "warm": "100% of 200 answers were known"}[name]
+        assert known in told
+    assert len(set(hashes)) == 1
+
+
+def test_fixed_views_repeat_and_random_ones_do_not(tiny):
+    from understudy.tasks.classify.run import prepare
+
+    random = prepare(tiny(data={"augment": {"crop": 2}}), {}).task.feed("students", 0)
+    fixed = prepare(tiny(data={"augment": {"crop": 2}, "views": 2}), {}).task
+    feeds = [fixed.feed("students", seed) for seed in (0, 1)]
+    steps = random.steps_per_pass
+
+    def by_id(feed, number):
+        batches = [feed[step] for step in range(number * steps, (number + 1) * steps)]
+        order = torch.cat([batch.sample_ids for batch in batches]).argsort()
+        return torch.cat([batch.images for batch in batches])[order]
+
+    assert not torch.equal(by_id(random, 0), by_id(random, 2))
+    assert torch.equal(by_id(feeds[0], 0), by_id(feeds[0], 2))
+    assert torch.equal(by_id(feeds[0], 1), by_id(feeds[1], 3))
+    assert not torch.equal(by_id(feeds[0], 0), by_id(feeds[0], 1))
+    assert feeds[0][0].view == feeds[1][2 * steps].view != random[0].view

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from understudy import randomness
 from understudy.data.augment import Normal, augment
-from understudy.data.mix import mix_images, mix_labels, plan
+from understudy.data.mix import Mix, mix_images, mix_labels, plan
 from understudy.data.repeated import epoch_length, repeat
 from understudy.data.source import UNLABELLED
 from understudy.data.split import Subset
@@ -29,6 +30,11 @@ class Batch:
         sample_ids: (N,) numbers of the samples in their source.
         labelled: (M,) positions of the samples with a label; None when all have one.
         second: (N, C, H, W) another view of the same samples, where the recipe asks for one.
+        view: names the view that all these samples are seen in: equal names and ids mean equal pixels. Empty where
+            samples are mixed.
+        share: the part of the step's whole batch that these are; below 1 where several processes or micro-batches
+            share it.
+        labelled_share: the part of the whole batch's labelled samples.
     """
 
     images: Tensor
@@ -36,6 +42,9 @@ class Batch:
     sample_ids: Tensor
     labelled: Tensor | None
     second: Tensor | None = None
+    view: str = ""
+    share: float = 1.0
+    labelled_share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,15 +53,28 @@ class Batch:
         """The same batch on a device."""
         if device.type == "cpu":
             return self
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
-        return replace(self, **moved)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
     def at(self, rows: Tensor) -> "Batch":
         """The samples at these positions."""
         labels = self.labels[rows]
         labelled = None if self.labelled is None else _labelled(labels)
         second = None if self.second is None else self.second[rows]
-        return Batch(self.images[rows], labels, self.sample_ids[rows], labelled, second)
+        share, labelled_share = self.share * len(rows) / len(self), self.labelled_share * len(rows) / len(self)
+        if self.labelled is not None and len(self.labelled):
+            known = len(rows) if labelled is None else len(labelled)
+            labelled_share = self.labelled_share * known / len(self.labelled)
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=labels,
+            sample_ids=self.sample_ids[rows],
+            labelled=labelled,
+            second=second,
+            share=share,
+            labelled_share=labelled_share,
+        )
 
 
 def _labelled(labels: Tensor) -> Tensor | None:
@@ -80,7 +102,12 @@ class Feed(Dataset[Batch]):
         settings: the recipe's augmentation.
         classes: number of classes.
         second_view: how another view of each sample is made; None for one view.
+        views: from how many views a sample the passes draw, in turn; None makes new ones in each pass.
+        views_seed: of those views.
         normal: mean and deviation of the channels, from 0 to 1, of the noise that erases with `erase_fill: normal`.
+        shard: the number of this process and how many there are: each makes every so-manieth sample of a batch, as
+            DeiT's sampler deals out its copies, and what these are mixed with. Left without any by a short last batch,
+            it gets one that counts nothing, for every process has to take the step.
     """
 
     def __init__(
@@ -92,7 +119,10 @@ class Feed(Dataset[Batch]):
         settings: Augment,
         classes: int,
         second_view: Augment | None = None,
+        views: int | None = None,
+        views_seed: int = 0,
         normal: Normal = ((0.5,), (0.25,)),
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.part = part
         self.batch_size = min(batch_size, len(part))
@@ -100,7 +130,10 @@ class Feed(Dataset[Batch]):
         self.settings = settings
         self.classes = classes
         self.second_view = second_view
+        self.views = views
+        self.views_seed = views_seed
         self.normal = normal
+        self.shard = shard
         self._all_labelled = bool((part.labels != UNLABELLED).all())
         self._last: _Pass | None = None
 
@@ -114,17 +147,38 @@ class Feed(Dataset[Batch]):
         number, place = divmod(step, self.steps_per_pass)
         here = slice(place * self.batch_size, (place + 1) * self.batch_size)
         current = self._pass(number)
-        ids, keys = current.ids[here], current.keys[here]
-        pixels = self.part.samples.read(ids, keys)
-        images = self._augmented(pixels, keys, self.settings)
+        ids, keys, labels = current.ids[here], current.keys[here], current.labels[here]
+        rank, processes = self.shard
+        own = np.arange(rank, len(ids), processes)
+        share = len(own) / len(ids)
+        own = own if len(own) else np.zeros(1, np.int64)
+        partner = self._plan(step, len(ids), 1, 1).partner
+        # What is made here: all, or this process's samples and those that they are mixed with.
+        made, places = np.unique(np.concatenate([own, partner[own]]), return_inverse=True)
+        pixels = self.part.samples.read(ids[made], keys[made])
+        images = self._augmented(pixels, keys[made], self.settings)
         second = None
         if self.second_view is not None:
-            second = self._augmented(pixels, randomness.keys(randomness.key("second"), keys), self.second_view)
-        labels = torch.from_numpy(current.labels[here])
-        if self.settings.mixup or self.settings.cutmix:
-            images, labels = self._mixed(images, labels, step)
-        labelled = None if self._all_labelled else _labelled(labels)
-        return Batch(images, labels, torch.from_numpy(ids), labelled, second)
+            second = self._augmented(pixels, randomness.keys(randomness.key("second"), keys[made]), self.second_view)
+        own_labels = torch.from_numpy(labels[own])
+        if self._mixes:
+            mix = self._plan(step, len(ids), images.shape[2], images.shape[3])
+            mine, others = torch.from_numpy(places).chunk(2)
+            images = mix_images(images[mine], images[others], mix)
+            own_labels = mix_labels(own_labels, torch.from_numpy(labels[partner[own]]), mix, self.classes)
+        labelled = None if self._all_labelled else _labelled(own_labels)
+        known = (labels != UNLABELLED) & (labels[partner] != UNLABELLED)
+        labelled_share = known[own].sum() / known.sum() if share and known.any() else share
+        return Batch(
+            images,
+            own_labels,
+            torch.from_numpy(ids[own]),
+            labelled,
+            second,
+            self._view(number),
+            share,
+            float(labelled_share),
+        )
 
     def _pass(self, number: int) -> _Pass:
         """Order and keys of a pass, a function of its number; the last one is kept only to save the sort."""
@@ -135,16 +189,49 @@ class Feed(Dataset[Batch]):
                 places = repeat(order, self.settings.repeats)
                 order, copies = order[places], np.arange(len(places)) - np.searchsorted(places, places)
             ids = self.part.ids[order]
-            keys = randomness.keys(randomness.key(self.key, "view", number), ids)
+            keys = randomness.keys(self._view_key(number), ids)
             for copy in range(1, copies.max(initial=0) + 1):  # a view of its own each time
                 parent = randomness.key(self.key, "view", number, copy)
                 keys[copies == copy] = randomness.keys(parent, ids[copies == copy])
             self._last = _Pass(number, ids, self.part.labels[order], keys)
         return self._last
 
+    def _view_key(self, number: int) -> int:
+        """What the views of a pass are drawn from: with a fixed set of them the same for every seed."""
+        if self.views is None:
+            return randomness.key(self.key, "view", number)
+        return randomness.key("view", self.views_seed, number % self.views)
+
+    def _view(self, number: int) -> str:
+        """The name of a pass's view; empty where a batch holds something else than one view of each sample."""
+        if self.settings.mixup or self.settings.cutmix or self.settings.repeats > 1:
+            return ""
+        if not self.varies:
+            return "plain"
+        if self.views is not None:
+            return f"view-{self.views_seed}-{number % self.views}"
+        return f"pass-{self.key:016x}-{number}"
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether a sample looks otherwise in another pass."""
+        if self._changes(self.settings):
+            return True
+        ids = self.part.ids[:2]
+        here, there = (self.part.samples.read(ids, randomness.keys(randomness.key(word), ids)) for word in ("a", "b"))
+        return not torch.equal(here, there)
+
+    @property
+    def has_few_views(self) -> bool:
+        """Whether later passes show samples as earlier ones did."""
+        return self._view(0) != "" and (not self.varies or self.views is not None)
+
+    def _changes(self, settings: Augment) -> bool:
+        return bool(settings.crop or settings.flip or settings.color_jitter or settings.erase or settings.rand_augment)
+
     def _augmented(self, images: Tensor, keys: np.ndarray, settings: Augment) -> Tensor:
         strength = settings.rand_augment
-        if not (settings.crop or settings.flip or settings.color_jitter or settings.erase or strength):
+        if not self._changes(settings):
             return images
         if images.dtype != torch.uint8:
             raise UserError(f"changes uint8 images (0 to 255), these are {images.dtype}", where="data.augment")
@@ -161,18 +248,20 @@ class Feed(Dataset[Batch]):
             erase_with=self.normal if settings.erase_fill == "normal" else None,
         )
 
-    def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        mix = plan(
+    @property
+    def _mixes(self) -> bool:
+        return bool(self.settings.mixup or self.settings.cutmix)
+
+    def _plan(self, step: int, size: int, height: int, width: int) -> Mix:
+        """How the whole batch of a step is mixed; who with whom does not depend on the images' size."""
+        return plan(
             randomness.key(self.key, "mix", step),
-            len(images),
+            size,
             mixup=self.settings.mixup,
             cutmix=self.settings.cutmix,
-            height=images.shape[2],
-            width=images.shape[3],
+            height=height,
+            width=width,
         )
-        partner = torch.from_numpy(mix.partner)
-        images = mix_images(images, images[partner], mix)
-        return images, mix_labels(labels, labels[partner], mix, self.classes)
 
     def batches(self, start: int, stop: int, workers: int = 0) -> Iterator[Batch]:
         """The batches of steps `start` to `stop`, made here or by worker processes: the same either way."""

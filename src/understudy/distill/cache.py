@@ -34,10 +34,12 @@ class Kept:
         precision: of the numbers; `fp32` gives back the teacher's own bits.
         top: how many of the largest logits are kept of each answer; None keeps all. The others then share the rest of
             the probability evenly.
+        features: whether tapped features are kept too, which may be large; without, who wants them asks the teacher.
     """
 
     precision: Precision = "fp32"
     top: int | None = None
+    features: bool = True
 
     @property
     def is_exact(self) -> bool:
@@ -122,7 +124,8 @@ class AnswerCache:
             logits: whether the logits are wanted.
         """
         wanted = (*(("logits",) if logits else ()), *taps)
-        if not place.view:
+        if not place.view or (taps and not self.kept.features) or hasattr(teacher.model, "shares"):
+            # No view of single samples, or more than is kept: of several teachers what each says is wanted.
             self.counts.misses += len(images)
             return teacher(images, taps=taps, logits=logits)
         marks = pixel_marks(images)
@@ -199,6 +202,30 @@ class AnswerCache:
         shard = _Shard(path, layout, self.samples)
         self._shards[name] = shard
         return shard
+
+
+def identity_of(teacher: Teacher, **more: Any) -> dict[str, Any]:
+    """What a teacher's answers depend on, but for the pixels.
+
+    Args:
+        teacher: its weights, how it is asked, and in which chunks.
+        more: further facts, such as the precision it runs in.
+    """
+    digest = hashlib.sha256(repr(teacher.model).encode())
+    for name, tensor in sorted(teacher.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    device = next((tensor.device.type for tensor in teacher.model.parameters()), "cpu")
+    return {
+        "teacher": digest.hexdigest(),
+        "preprocess": repr(teacher.preprocess),
+        "chunk": teacher.chunk,
+        "columns": None if teacher.columns is None else teacher.columns.tolist(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **more,
+    }
 
 
 def pixel_marks(images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from understudy.data.prepare import Preprocess
 from understudy.distill.heads import has_two_modules, one_answer
 from understudy.distill.taps import StopForward, logits_of, tapped
+
+if TYPE_CHECKING:
+    from understudy.distill.cache import AnswerCache
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Teacher:
         preprocess: from shared pixels to its input; None takes inputs as they come.
         chunk: images a forward; None answers each batch whole.
         columns: for each class of the student, the teacher's logit; None where both have the same order.
+
+    `cache` is where the training loop keeps its answers; None asks each time.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Teacher:
         self.preprocess = preprocess
         self.chunk = chunk
         self.columns = None if columns is None else torch.tensor(columns)
+        self.cache: AnswerCache | None = None
         self._gives_probabilities: bool | None = None
 
     def __call__(self, images: Tensor, *, taps: Iterable[str] = (), logits: bool = True, graph: bool = False) -> Answer:

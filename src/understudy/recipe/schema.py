@@ -62,7 +62,8 @@ class Data(Open):
 
     `labels` keeps that many labels (the same number of each class); `transfer` adds images without their labels
     for the distilled students; `without` withholds classes from the students, not from the teacher; `second_view`
-    shows each image once more, changed otherwise, to the methods that compare two views.
+    shows each image once more, changed otherwise, to the methods that compare two views; `views` draws the random
+    changes from a fixed number of views of each image, so that the teacher need see no more of them.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Data(Open):
     std: tuple[Annotated[float, Strict(), Field(gt=0)], ...] | None = None
     augment: Augment = Augment()
     second_view: Augment | None = None
+    views: Positive | Literal["all"] = "all"
     seed: Int = 0
 
     @model_validator(mode="before")
@@ -208,6 +210,26 @@ class Teacher(Model):
         return not (self.pretrained or self.weights is not None or Path(self.name, "config.json").is_file())
 
 
+class Cache(Part):
+    """How the teacher's answers are kept on disk, so that it is asked about no pixels twice.
+
+    `auto` keeps them where later passes show the same pixels again; `on` also those of random views, which only a later
+    run of the same seed sees; `fp32` without `top` gives back the teacher's own bits.
+    """
+
+    when: Literal["auto", "on", "off"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    top: Positive | None = None
+    path: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_when(cls, value: Any) -> Any:
+        # YAML reads on and off as words here, and people write true and false.
+        word = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        return {"when": word} if isinstance(word, str) else word
+
+
 class Student(Model):
     """The student. With `init` it starts from tensors of the teacher, and so does the control.
 
@@ -322,6 +344,7 @@ class ClassifyRecipe(Recipe):
     teacher: Teacher
     more_teachers: tuple[Teacher, ...] = ()
     assistants: tuple[Teacher, ...] = ()
+    cache: Cache = Cache()
     student: Student
     method: tuple[Method, ...]
     train: Train = Train()  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from understudy.data import Batch, Feed
 from understudy.distill import Answer
+from understudy.distill.cache import Place
+from understudy.train import processes
 from understudy.train.arm import Arm
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.folder import Log, RunFolder
 from understudy.train.guard import StopRequest
+from understudy.train.precision import autocast
 from understudy.train.progress import Display
 
 Scores = dict[str, dict[str, float]]
@@ -52,7 +55,7 @@ class Stage:
 
 
 def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) -> None:
-    """Train a stage to its end, from its checkpoint where there is one.
+    """Train a stage to its end, from its checkpoint where there is one; every process of the run must call it.
 
     Args:
         stage: what to train; its arms hold the result.
@@ -191,8 +194,14 @@ def _answers(batches: list[Batch], taught: list[Arm]) -> Sequence[Answer]:
     parts = [view for batch in batches for view in ((batch.images, batch.second) if second else (batch.images,))]
     images = parts[0] if len(parts) == 1 else torch.cat(parts)  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert images is not None
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=taught[0].settings.precision == "bf16"):
-        answer = teacher(images, taps=taps, logits=logits)
+    # One view of a source's samples is a place in the cache; two views, or batches of several passes, are none.
+    views = {batch.view for batch in batches}
+    place = Place("" if second or len(views) > 1 else views.pop(), torch.cat([batch.sample_ids for batch in batches]))
+    with autocast(images.device, taught[0].settings.precision):
+        if teacher.cache is None:
+            answer = teacher(images, taps=taps, logits=logits)
+        else:
+            answer = teacher.cache.answer(teacher, images, place, taps=tuple(taps), logits=logits)
     if len(batches) == 1:
         return [answer]
     sizes = [len(batch) * (1 + second) for batch in batches]
@@ -216,7 +225,8 @@ def _end_epoch(stage: Stage, arm: Arm, log: Log, epoch: int, step: int) -> None:
     last = epoch + 1 == arm.epochs
     if not last and (epoch + 1) % arm.settings.evaluate_every and epoch + 1 not in arm.settings.read_at:
         return
-    scores = stage.evaluate(arm)
+    evaluate = stage.evaluate
+    scores = processes.on_first(lambda: evaluate(arm))
     log.write(kind="eval", epoch=epoch + 1, step=step, **scores)
     arm.judge(scores.get("validation", scores["test"])[stage.metric])
 
@@ -239,12 +249,15 @@ class _Keeper:
             self.after_epoch(step)
 
     def after_epoch(self, step: int) -> None:
-        if self.stop.signal is not None or time.monotonic() - self.saved >= self.interval:
+        asked = self.stop.is_asked()
+        if asked or time.monotonic() - self.saved >= self.interval:
             self.save(step)
+        if asked:
+            processes.barrier()  # none ends before the checkpoint is written
         self.stop.raise_if_asked()
 
     def save(self, step: int) -> None:
-        if step == self.saved_step:
+        if step == self.saved_step or not processes.is_first():
             return
         self.checkpoints.save(
             {

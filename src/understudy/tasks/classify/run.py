@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,17 @@ from understudy.tasks.classify.stages import every_stage, init_stage, stage_name
 from understudy.tasks.classify.task import METRIC, Classify
 from understudy.tasks.classify.teacher import gate, ready_assistants, ready_teacher, teacher_scores
 from understudy.tasks.classify.variants import distilled_arms, student_arms
+from understudy.train import processes
 from understudy.train.files import write_atomically
-from understudy.train.folder import RunFolder
+from understudy.train.folder import RunFolder, runs_root
 from understudy.train.guard import StopRequest
 from understudy.train.loop import fit
 from understudy.train.machine import device, machine
 from understudy.train.progress import Display
 
-__all__ = ["Students", "load", "machine", "prepare", "rehearse", "reopen"]
+__all__ = ["MANY_PROCESSES", "Students", "load", "machine", "prepare", "rehearse", "reopen"]
+
+MANY_PROCESSES = True
 
 
 class Students:
@@ -60,26 +63,51 @@ class Students:
         if not only_teacher:
             display.line(_plan(recipe))
         teachers = [ready_teacher(task, folder, seed, display, stop) for seed in _teacher_seeds(recipe)]
-        first_batch(task, teachers[0]).save(folder.path / "first_batch.png")
-        gate(task, teachers[0], display)
+        processes.on_first(lambda: _look(task, teachers[0], folder, display))
         if not only_teacher:
             for index, seed in enumerate(recipe.all_seeds):
                 teacher = teachers[index % len(teachers)]
                 task.start_students_from(teacher)
+                task.remember(teacher, runs_root() / ".answers")
                 who = ready_assistants(task, folder, teacher, display, stop)
                 _train_students(task, folder, seed, who, display, stop)
-        results = summarise(
-            folder,
-            recipe,
-            _facts(task, folder, teachers[0], only_teacher),
-            metric=METRIC,
-            given=_given_scores(task, folder, teachers[0]),
-            notes=_notes(teachers[0], task),
+        _tell_of_cache(teachers, display)
+        return processes.on_first(lambda: _sum_up(task, folder, teachers[0], only_teacher))
+
+
+def _look(task: Classify, teacher: Teacher, folder: RunFolder, display: Display) -> None:
+    first_batch(task, teacher).save(folder.path / "first_batch.png")
+    gate(task, teacher, display)
+
+
+def _sum_up(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bool) -> dict[str, Any]:
+    results = summarise(
+        folder,
+        task.recipe,
+        _facts(task, folder, teacher, only_teacher),
+        metric=METRIC,
+        given=_given_scores(task, folder, teacher),
+        notes=_notes(teacher, task),
+    )
+    if results["best"] is not None:
+        best = folder.arm(results["best"], task.recipe.seed) / "student"
+        shutil.copytree(best, folder.path / "student", dirs_exist_ok=True)
+    return results
+
+
+def _tell_of_cache(teachers: Sequence[Teacher], display: Display) -> None:
+    for cache in filter(None, (teacher.cache for teacher in teachers)):
+        counts = cache.counts
+        if not counts.hits + counts.misses:
+            continue
+        mass = (
+            f", which hold {counts.mass / counts.kept:.1%} of the probability" if cache.kept.top and counts.kept else ""
         )
-        if results["best"] is not None:
-            best = folder.arm(results["best"], recipe.seed) / "student"
-            shutil.copytree(best, folder.path / "student", dirs_exist_ok=True)
-        return results
+        why = f"; nothing more was kept: {cache.stopped}" if cache.stopped else ""
+        display.line(
+            f"teacher: {counts.rate:.0%} of {counts.hits + counts.misses:,} answers were known "
+            f"({cache.size / 2**20:,.1f} MiB in {cache.folder}){mass}{why}"
+        )
 
 
 def prepare(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
@@ -124,7 +152,7 @@ def _train_students(
                 if arm.name in prepared:
                     arm.distiller.load_state_dict(load_file(prepared[arm.name]))
             fit(stage, folder, display, stop)
-            for arm in stage.arms:
+            for arm in stage.arms if processes.is_first() else ():
                 text = f"{arm.name} (seed {seed}) of the run {task.recipe.name}."
                 save(arm.model, _saved(folder, arm.name, seed), task.card(arm.name, arm.model, text=text))
             folder.finish_stage(name)
@@ -149,7 +177,7 @@ def _init_stage(
     files = {arm.name: folder.arm(arm.name, seed) / "init.safetensors" for arm in stage.arms}
     if stage.name not in folder.finished_stages:
         fit(stage, folder, display, stop)
-        for arm in stage.arms:
+        for arm in stage.arms if processes.is_first() else ():
             learner = arm.distiller.distiller if isinstance(arm.distiller, Pretraining) else arm.distiller
             write_tensors({key: value.cpu() for key, value in learner.state_dict().items()}, files[arm.name])
         folder.finish_stage(stage.name)
@@ -173,9 +201,13 @@ def _equal_time(task: Classify, folder: RunFolder, teachers: Mapping[str, Teache
         stage = student_stage(task, task.recipe.seed, teachers)
         control = [arm for arm in stage.arms if arm.role == "control"]
         distilled = [arm for arm in stage.arms if arm.role == "distilled"][:1]
-        ratio = seconds_a_step(stage, distilled) / seconds_a_step(stage, control)
-        write_atomically(path, json.dumps({"distilled_over_control": ratio}))
-    return json.loads(path.read_text())["distilled_over_control"]
+        # Several processes must take equally many steps, whatever their clocks say.
+        limit = {"seconds": 0.0} if processes.count() > 1 else {}
+        ratio = seconds_a_step(stage, distilled, **limit) / seconds_a_step(stage, control, **limit)
+        processes.barrier()  # nobody still looks whether it was measured
+        if processes.is_first():
+            write_atomically(path, json.dumps({"distilled_over_control": ratio}))
+    return processes.on_first(lambda: json.loads(path.read_text())["distilled_over_control"])
 
 
 def _notes(teacher: Teacher, task: Classify) -> list[str]:

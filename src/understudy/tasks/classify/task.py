@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from understudy import randomness
 from understudy.data import Feed, Preprocess, Splits, load_source, split
 from understudy.distill import Ensemble, Member, Teacher
+from understudy.distill.cache import AnswerCache, Kept, identity_of
 from understudy.distill.rehead import Reheaded
 from understudy.errors import UserError
 from understudy.evaluate import Ask, asking_each, score
@@ -17,6 +19,7 @@ from understudy.models import Card, build
 from understudy.models.start import start_from
 from understudy.recipe.schema import ClassifyRecipe, Method, Model, Student, Train
 from understudy.tasks.classify.variants import changed, distilled_arms, student_arms
+from understudy.train import processes
 from understudy.train.arm import Arm
 from understudy.train.loop import Scores
 
@@ -139,8 +142,10 @@ class Classify:
         )
 
     def example(self, preprocess: Preprocess, count: int = 2) -> Tensor:
-        """A few images as a model takes them."""
-        return preprocess(self.feed("students", 0)[0].images[:count].to(self.device))
+        """A few images as a model takes them, the same on every process."""
+        with processes.alone():
+            feed = self.feed("students", 0)
+        return preprocess(feed[0].images[:count].to(self.device))
 
     def as_teacher(self, module: nn.Module, which: str = "teacher") -> Teacher:
         """Freeze a model into a teacher that answers in chunks: of small images several batches, else a micro-batch.
@@ -152,10 +157,27 @@ class Classify:
         Raises:
             UserError: it knows other classes than the data.
         """
-        train = self.recipe.train
-        chunk = -(-train.batch_size * self.ahead // train.accumulate)
+        chunk = -(-self._batch_here * self.ahead // self.recipe.train.accumulate)
         preprocess = self.preprocess(which, module)
         return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self.columns(module))
+
+    def remember(self, teacher: Teacher, root: Path) -> None:
+        """Let a teacher's answers be kept on disk, as the recipe says.
+
+        Args:
+            teacher: asked by the training loop.
+            root: below which they are kept.
+        """
+        cache = self.recipe.cache
+        if (
+            teacher.cache is not None
+            or cache.when == "off"
+            or (cache.when == "auto" and not self.feed("students", 0).has_few_views)
+        ):
+            return
+        kept = Kept(cache.precision, cache.top, features=cache.when == "on")
+        identity = identity_of(teacher, precision=self.recipe.train.precision)
+        teacher.cache = AnswerCache(Path(cache.path) if cache.path else root, identity, len(self.source.train), kept)
 
     def ensemble(self, modules: Mapping[str, nn.Module]) -> Ensemble:
         """Several teachers as one, each asked in its own way.
@@ -179,7 +201,12 @@ class Classify:
         """How many steps' batches the teacher answers at once: up to 256 images of a million values together."""
         train = self.recipe.train
         images = min(256, _VALUES_AT_ONCE // prod(self.splits.shape))
-        return max(1, images // train.batch_size) if train.accumulate == 1 else 1
+        return max(1, images // self._batch_here) if train.accumulate == 1 else 1
+
+    @property
+    def _batch_here(self) -> int:
+        """Images of a step that this process sees."""
+        return -(-self.recipe.train.batch_size // processes.count())
 
     def columns(self, module: nn.Module) -> list[int] | None:
         """Where a saved teacher names the same classes in another order: its logit for each of ours."""
@@ -205,7 +232,10 @@ class Classify:
             settings=self.recipe.data.augment,
             classes=self.classes,
             second_view=self.recipe.data.second_view if which == "students" else None,
+            views=None if self.recipe.data.views == "all" else self.recipe.data.views,
+            views_seed=self.recipe.data.seed,
             normal=(self.recipe.data.mean or (0.5,), self.recipe.data.std or (0.25,)),
+            shard=(processes.rank(), processes.count()),
         )
 
     # Scores
