@@ -54,9 +54,8 @@ def main() -> None:
         where = [f"data.path={os.environ['UNDERSTUDY_DATA']}/mnist"] if arguments.recipe == "diffusion-mnist" else []
         results = us.run(arguments.recipe, [*where, *arguments.overrides]).results
     parts = [f"### {results['name']}", table(results)]
-    if {"student_4", "student_1", "teacher_ddim_4"} <= results["models"].keys() and "frechet" in str(
-        results["verdict"]
-    ):
+    compared = {"student_4", "student_1", "teacher_ddim_4"} <= results["models"].keys()
+    if compared and results["verdict"]["metric"] == "frechet":
         parts.append(ratios(results))
     text = "\n\n".join(parts)
     print(text)

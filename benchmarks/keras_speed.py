@@ -4,8 +4,8 @@
 
 Without a feature loss the models are the article's; with one, student and teacher are of one size and the student has
 dropout, as students that are worth a feature loss do (without it, a compiler may notice that Keras runs the student
-twice on the same numbers). Both sides have the same models, batch and optimiser and compare the same two layers by their
-mean squared error; the contestants take turns, and what is reported is the median ratio of a round.
+twice on the same numbers). Both sides have the same models, batch and optimiser and compare the same two layers by
+their mean squared error; the contestants take turns, and what is reported is the median ratio of a round.
 """
 
 import argparse

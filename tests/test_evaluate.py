@@ -13,8 +13,9 @@ from torch import nn
 import understudy as us
 from understudy.data import Preprocess, Subset, from_object
 from understudy.errors import UserError
-from understudy.evaluate import asking, evaluate, predict, score
+from understudy.evaluate import asking, evaluate, score
 from understudy.models import Card, build, save
+from understudy.predict import predict
 from understudy.recipe.schema import Model
 
 CPU = torch.device("cpu")

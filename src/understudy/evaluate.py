@@ -1,7 +1,7 @@
-"""How good a model is on labelled images, and what it says to one image."""
+"""How good a model is on labelled images."""
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
@@ -29,7 +29,6 @@ Ask = Callable[[Tensor], Tensor | Mapping[str, Tensor]]
 # with it, and a score must not depend on who computed it.
 CHUNK = 500
 _VALUES_AT_ONCE = 20_000_000
-_FILES_AT_ONCE = 64
 _SHOWN_FIVE = 10  # with more classes than this, the first five answers are scored too
 HEADS: tuple[Heads, ...] = ("mean", "sum_softmax", "class", "distillation")
 
@@ -270,9 +269,10 @@ def evaluate(
 
 
 def _of_images(module: Any, folder: Path, labels: str | Path | None, heads: Heads | None) -> _Examination:
+    from understudy.predict import card_of_images
     from understudy.tasks.classify.imagenet import read_folder
 
-    card = _card_of_images(module)
+    card = card_of_images(module)
     part, accepted = read_folder(folder, card.classes, shape=card.shape, labels=labels)
     five = len(card.classes) >= 5
     return _Examination(module, card.preprocess, part, five, heads=heads, accepted=accepted)
@@ -290,9 +290,7 @@ def _of_data(module: Any, data: Any, split: str, heads: Heads | None) -> _Examin
     if part is None:
         raise UserError(f"the data has no split '{split}'")
     preprocess = card.preprocess if card else Preprocess(mean=described.mean, std=described.std)
-    # A model that brought weights but no names of classes has them in the order of the data's.
-    ordered = card is None or (getattr(module, "is_nameless", False) and len(card.classes) == len(splits.classes))
-    columns = None if ordered else _columns(card, splits)
+    columns = None if card is None else _columns(card, splits, named=not getattr(module, "is_nameless", False))
     part = part.only(part.labels != UNLABELLED)
     return _Examination(module, preprocess, part, len(splits.classes) > _SHOWN_FIVE, columns, heads)
 
@@ -311,13 +309,16 @@ def _described(data: Any, card: "Card | None", split: str) -> tuple["Data", Any]
     return Data(name="python:data", validation=0.1 if split == "validation" else "none"), data
 
 
-def _columns(card: "Card", splits: Splits) -> list[int] | None:
-    """For each class of the data the model's logit, once both are known to fit; None where the order is the same."""
+def _columns(card: "Card", splits: Splits, *, named: bool) -> list[int] | None:
+    """For each class of the data the model's logit, once both are known to fit; None where the order is the same.
+
+    A model that brought weights but no names (`named` is False) has the classes in the order of the data's.
+    """
     if len(card.classes) != len(splits.classes):
         raise UserError(f"the model knows {len(card.classes)} classes, the data has {len(splits.classes)}")
     if card.shape[0] != splits.shape[0] or (card.preprocess.size is None and card.shape != splits.shape):
         raise UserError(f"the model takes images (C, H, W) of {card.shape}, the data has {splits.shape}")
-    if card.classes == splits.classes:
+    if card.classes == splits.classes or not named:
         return None
     unknown = [name for name in splits.classes if name not in card.classes]
     if unknown:
@@ -333,59 +334,3 @@ def _reordered(ask: Ask, columns: list[int]) -> Ask:
         return {name: answer[:, columns] for name, answer in said.items()}
 
     return reordered
-
-
-def _card_of_images(module: Any) -> "Card":
-    """What a model that takes image files knows about itself."""
-    card: Card | None = getattr(module, "card", None)
-    if card is None:
-        raise UserError("the module does not know its classes and input: give one loaded by understudy.load")
-    channels, height, width = card.shape
-    if channels not in (1, 3) or height != width:
-        raise UserError(f"the model takes no image files but arrays (C, H, W) of {card.shape}")
-    return card
-
-
-@torch.no_grad()
-def predict(
-    model: str | Path | nn.Module,
-    images: Iterable[str | Path],
-    *,
-    top: int = 5,
-    names: Sequence[str] | None = None,
-) -> list[list[tuple[str, float]]]:
-    """The likeliest classes of images.
-
-    Args:
-        model: the folder of a saved model or of a run, or a module loaded by `understudy.load`.
-        images: files, or URLs, which are fetched.
-        top: how many classes an image.
-        names: of the classes, one a logit; by default the model's own, of ImageNet's in words.
-
-    Returns:
-        For each image its classes with their probabilities, the likeliest first.
-
-    Raises:
-        UserError: the model or an image cannot be read.
-    """
-    from understudy.data.image import cut, decode
-    from understudy.models import load
-    from understudy.tasks.classify.imagenet import in_words, open_any
-
-    module: Any = load(model).to(best_device()) if isinstance(model, (str, Path)) else model
-    card = _card_of_images(module)
-    names = in_words(card.classes) if names is None else names
-    if len(names) != len(card.classes):
-        raise UserError(f"{len(names)} class names for a model of {len(card.classes)} classes")
-    channels, size, _ = card.shape
-    places = list(images)
-    ask = asking(module, card.preprocess)
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    answers = []
-    for start in range(0, len(places), _FILES_AT_ONCE):
-        some = places[start : start + _FILES_AT_ONCE]
-        batch = torch.stack(decode(lambda place, _: cut(open_any(place, channels), size, None), some, None))
-        best = ask(batch.to(device)).float().softmax(1).topk(min(top, len(names)))
-        for chances, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            answers.append([(names[index], value) for index, value in zip(indices, chances, strict=True)])
-    return answers

@@ -94,7 +94,7 @@ class _Enough(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["cwd", "native"])
+@pytest.mark.parametrize("method", ["cwd", pytest.param("native", marks=pytest.mark.slow)])
 def test_a_broken_training_goes_on_with_its_widths_and_connectors(trained, pruned, data, tmp_path, method):
     place = stages.Place(tmp_path / "run", tmp_path / "distilled.pt")
 
@@ -146,7 +146,7 @@ def test_other_classes_than_a_pruned_model_was_made_for_are_refused(pruned, shap
         stages.train(pruned, stages.Place(tmp_path / "run", tmp_path / "x.pt"), settings(str(three), epochs=1))
 
 
-@pytest.mark.parametrize("method", ["proximal", "subgradient"])
+@pytest.mark.parametrize("method", ["proximal", pytest.param("subgradient", marks=pytest.mark.slow)])
 def test_sparse_training_shrinks_prunable_scales_and_no_others(trained, data, tmp_path, method):
     place = stages.Place(tmp_path / "run", tmp_path / "sparse.pt")
     found = stages.sparsify(trained, place, settings(data, nbs=16, lr0=0.01), Sparsity(strength=0.9, method=method))
@@ -185,6 +185,7 @@ def test_the_average_sees_the_step_and_its_shrinking_together(trained, data):
     assert trainer.ema.updates == before + 1
 
 
+@pytest.mark.slow
 def test_the_launcher_of_several_processes_keeps_trainer_and_options(trained, pruned, data, tmp_path):
     """What ultralytics pickles for torchrun's processes, read in a process that never saw the class."""
     cloudpickle = pytest.importorskip("cloudpickle")

@@ -15,6 +15,7 @@ from understudy.tasks.detect.guest import YOLO, open_yolo
 from understudy.tasks.detect.prune import Pruning, prune
 from understudy.tasks.detect.stages import save
 
+SLOW = pytest.mark.slow
 IMAGES = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -35,9 +36,6 @@ def plant(model, share, seed=0):
 
 def named(name, request):
     return str(request.getfixturevalue("narrow_yaml")) if name == "narrow" else f"{name}.yaml"
-
-
-SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -74,6 +72,19 @@ def test_the_channels_with_the_smallest_scales_go(narrow_yaml):
     assert torch.equal(left.sort(descending=True).values, expected)
 
 
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("ratio", [0.2, 0.3, 0.6])
+def test_the_widths_told_are_those_of_the_convolutions_and_never_larger_than_before(narrow_yaml, scope, ratio):
+    model = lively(YOLO(str(narrow_yaml)).model)
+    done = prune(model, Pruning(ratio=ratio, scope=scope, round_to=2, imgsz=64))
+    for layer, (was, left) in done.widths.items():
+        assert left <= was
+        assert model.get_submodule(layer).conv.out_channels == was
+        assert done.model.get_submodule(layer).conv.out_channels == left
+        if scope == "local":
+            assert abs(left - was * (1 - ratio)) <= 2  # each half of an opened block is rounded by itself
+
+
 def test_the_model_itself_is_left_alone(narrow_yaml):
     model = lively(YOLO(str(narrow_yaml)).model)
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -92,7 +103,7 @@ def test_a_pruned_file_opens_in_plain_yolo_with_stock_classes(narrow_yaml, tmp_p
     assert all(torch.equal(one, other) for one, other in zip(wanted, outputs(again.model, IMAGES), strict=True))
 
 
-@pytest.mark.parametrize("target", ["parameters", "macs"])
+@pytest.mark.parametrize("target", ["parameters", pytest.param("macs", marks=SLOW)])
 def test_a_target_is_reached_by_the_smallest_ratio(narrow_yaml, target):
     model = lively(YOLO(str(narrow_yaml)).model)
     done = prune(model, Pruning(**{target: 0.5}, round_to=1, imgsz=64))

@@ -8,7 +8,7 @@ from understudy.errors import UserError
 from understudy.tasks.diffusion.judge import Judge, classifier
 from understudy.tasks.diffusion.pictures import grid, labelled_rows, moments
 from understudy.tasks.diffusion.pixels import Canvas, read_images
-from understudy.tasks.diffusion.recipe import DiffusionData
+from understudy.tasks.diffusion.settings import DiffusionData
 from understudy.tasks.diffusion.task import chunk_of
 
 

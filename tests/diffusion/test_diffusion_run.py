@@ -103,6 +103,16 @@ def test_a_run_stopped_in_the_middle_of_stages_ends_with_the_same_bits(run, tmp_
     assert resumed.results["hash"] == whole.results["hash"]
 
 
+def test_a_comparison_that_was_killed_goes_on_where_it_was(run, tmp_path):
+    whole = run("whole")
+    folder, log = whole.folder, whole.folder / "quality" / "seed-0.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:3]) + lines[3][:20])  # killed while it wrote
+    (folder / "results.json").unlink()
+    assert engine.resume(folder, objects={}, console=None).results["hash"] == whole.results["hash"]
+    assert log.read_text() == "".join(lines)
+
+
 def test_self_taught_stages_resume_too(run, tmp_path, stop_at):
     method = [
         {"name": "tract", "updates": 6, "batch_size": 16},

@@ -37,7 +37,10 @@ def evaluate(
     nproc: Annotated[int, typer.Option(min=1, help="Processes that share the work; the scores stay the same.")] = 1,
     packages: Import = None,
 ) -> None:
-    """Print how good a model is: accuracy and loss, of more than ten classes Acc@1, Acc@5 and loss."""
+    """Print accuracy and loss of a model on a data set.
+
+    Of images of ImageNet and others with more than ten classes Acc@1, Acc@5 and loss; of two heads each one's.
+    """
     import_packages(packages)
     if split not in _SPLITS:
         raise UserError(f"there is no split '{split}', {did_you_mean(split, _SPLITS)}", where="--split")

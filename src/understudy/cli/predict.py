@@ -44,7 +44,7 @@ def predict(
 
     from understudy.data.folder import image_files
     from understudy.evaluate import best_device
-    from understudy.evaluate import predict as answer
+    from understudy.predict import predict as answer
     from understudy.tasks.classify.imagenet import read_names
     from understudy.tasks.classify.named import open_model
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.options import Import, Out, Overrides, Quiet, RecipeName, import_packages
+from understudy.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +19,10 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Try everything on two batches; leave nothing.")] = False,
+    nproc: Annotated[
+        int | None,
+        typer.Option("--nproc", min=1, metavar="N", help="Train by N processes on this machine, a GPU each."),
+    ] = None,
     packages: Import = None,
     quiet: Quiet = False,
 ) -> None:
@@ -26,6 +31,14 @@ def run(
     The teacher is trained or loaded, then the students, alone and distilled, with every seed.
     """
     import_packages(packages)
+    if nproc is not None and not dry_run and _is_to_launch(nproc):
+        from understudy.recipe.reader import read_recipe
+        from understudy.train.launch import launch
+
+        read_recipe(recipe, overrides or [])  # what is wrong with it is said once
+        words = ["run", recipe, *(overrides or []), f"--nproc={nproc}", *(["--out", str(out)] if out else [])]
+        words += [word for package in packages or [] for word in ("--import", package)] + ["--quiet"] * quiet
+        raise typer.Exit(launch(words, nproc))
     if dry_run:
         from rich.console import Console
 
@@ -35,6 +48,20 @@ def run(
         rehearse(read_recipe(recipe, overrides or []), Console())
         return
     execute(recipe, overrides or [], out=out, quiet=quiet)
+
+
+def _is_to_launch(nproc: int) -> bool:
+    """Whether the processes are still to be started; those that a launcher started must be as many.
+
+    Raises:
+        UserError: they are not.
+    """
+    from understudy.train import processes
+
+    launched = processes.launched().count
+    if launched not in (1, nproc):
+        raise UserError(f"a launcher started {launched} processes: leave it out, or say the same", where="--nproc")
+    return launched == 1 < nproc
 
 
 def execute(recipe: str, overrides: list[str], *, out: Path | None, quiet: bool) -> Path:
@@ -50,8 +77,11 @@ def execute(recipe: str, overrides: list[str], *, out: Path | None, quiet: bool)
     from rich.console import Console
 
     from understudy.run.start import start
+    from understudy.train import processes
 
     result = start(described, out=out, objects={}, console=None if quiet else Console())
+    if processes.launched().rank:
+        return result.folder
     if not quiet:
         print(f"report: {result.folder / 'report.html'}")
     print(result.folder)

@@ -199,7 +199,7 @@ class Distiller(keras.Model):
             student_features=features or {},
             teacher_features=of_teacher,
             labels=y,
-            sample_weight=_with_mask(sample_weight, self._mask(logits), logits),
+            sample_weight=_with_mask(sample_weight, self._mask(logits)) if self._masks else sample_weight,
         )
         for objective, tracker in zip(self.objectives, self._beside.trackers, strict=True):
             if not objective.counts:
@@ -296,6 +296,8 @@ class Distiller(keras.Model):
         self._needs_logits = any(objective.needs_teacher_logits and objective.counts for objective in objectives)
         output, features = self._tapped(self._example, training=False)
         logits = logits_of(output, "student")
+        # Layers that make masks make them of every batch.
+        self._masks = self._mask(logits) is not None
         answer, of_teacher = self._ask(self._example)
         example = Signals(logits, answer, features, of_teacher, labels=_labels_like(logits))
         for objective in new:
@@ -399,7 +401,7 @@ def _labels_like(logits: Tensor) -> Tensor:
     return ops.convert_to_tensor((np.arange(int(np.prod(shape))) % logits.shape[-1]).reshape(shape).astype("int32"))
 
 
-def _with_mask(sample_weight: Tensor | None, mask: Tensor | None, logits: Tensor) -> Tensor | None:
+def _with_mask(sample_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
     """Weights of the positions that count, as Keras makes them: masked ones 0, the others raised to keep the mean."""
     if mask is None:
         return sample_weight

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-
 from understudy.errors import UserError
 from understudy.keras.adapters import Adapter
 from understudy.keras.losses.base import Loss
@@ -144,8 +143,11 @@ class Objective(keras.layers.Layer):
         Raises:
             UserError: features that no adapter can bring together.
         """
+        if not self.counts:
+            return
         if self.loss.has_weights() or not self.student_paths or not self.needs_teacher:
-            return self._try(example)
+            self._try(example)
+            return
         try:
             self._try(example)
         except UserError as error:

@@ -22,12 +22,8 @@ PREFIXES = ("timm/", "torchvision/", "hf/")
 MODELS: dict[str, Entry] = {
     "mlp": Entry("understudy.models.mlp", "mlp", about="linear layers with ReLU between them"),
     "cnn": Entry("understudy.models.cnn", "cnn", about="a small convolutional network with BatchNorm"),
-    "vit": Entry(
-        "understudy.models.vit", "vit", about="a small vision transformer, perhaps with DeiT's token"
-    ),
-    "reheaded": Entry(
-        "understudy.distill.rehead", "reheaded", about="a student with SimKD's head"
-    ),
+    "vit": Entry("understudy.models.vit", "vit", about="a small vision transformer, perhaps with DeiT's token"),
+    "reheaded": Entry("understudy.distill.rehead", "reheaded", about="a student with SimKD's head"),
     "strided-cnn": Entry("understudy.models.cnn", "strided_cnn", about="the network of Keras' distillation example"),
     **{name: Entry(*row, about="as the CIFAR distillation papers define it") for name, row in CIFAR.items()},
 }

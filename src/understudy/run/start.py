@@ -2,19 +2,23 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 
+from understudy.errors import UserError
 from understudy.recipe.schema import Machine, Recipe
 from understudy.recipe.tasks import TASKS
 from understudy.report import write_report
 from understudy.run.result import Result
 from understudy.run.show import results_table
+from understudy.train import processes
 from understudy.train.files import write_atomically
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest, stop_on_signals
@@ -39,7 +43,7 @@ class Job(Protocol):
 
 
 class Runner(Protocol):
-    """What a task's module offers."""
+    """What a task's module offers; one that can be run by several processes says so by `MANY_PROCESSES = True`."""
 
     def machine(self, wanted: Machine) -> AbstractContextManager[dict[str, Any]]:
         """Set the machine up inside a block; gives what a run records of it, `threads` among it."""
@@ -90,32 +94,42 @@ def start(
         Interrupted: a signal came.
     """
     runner = runner_of(recipe.task)
-    with runner.machine(recipe.train) as facts:
+    _check_processes(recipe, runner)
+    with processes.joined(recipe.train.device), runner.machine(recipe.train) as facts:
         job = runner.prepare(recipe, objects)
-        folder = RunFolder.create(recipe, out)
-        folder.write_environment(**facts, only_teacher=only_teacher)
-        return _proceed(job, folder, objects, console)
+        folder = RunFolder(Path(processes.on_first(lambda: str(RunFolder.create(recipe, out).path))))
+        with folder.held():
+            processes.on_first(lambda: folder.write_environment(**facts, only_teacher=only_teacher))
+            return _proceed(job, folder, objects, console)
 
 
 def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None) -> Result:
     """Continue a run where its last checkpoint was written; a finished one is only shown.
 
+    One of several processes on this machine is continued by as many, which are started here.
+
     Raises:
-        UserError: no run folder, or objects are missing.
+        UserError: no run folder, it is being run, objects are missing, or the number of processes is another.
     """
     folder = RunFolder.open(path)
     recipe = folder.recipe()
     results = folder.results()
     if results is not None:
+        if processes.launched().rank:
+            return Result(path, results, objects)
         if not (path / "report.html").exists():  # killed between its last two files
             write_report(path)
         return _show(Result(path, results, objects), console)
     runner = runner_of(recipe.task)
     # The threads of the start, because sums change in their last bits with them. No file: killed between the first two.
-    started = (path / "environment.json").exists()
-    threads = folder.environment()["threads"] if started else recipe.train.threads
-    with runner.machine(recipe.train.model_copy(update={"threads": threads})) as facts:
-        folder.write_environment(**facts, only_teacher=False)
+    started = folder.environment() if (path / "environment.json").exists() else {}
+    _check_processes(recipe, runner)
+    if started and _needs_launcher(path, started, objects):
+        return _relaunch(path, started["processes"], objects, console)
+    settings = recipe.train.model_copy(update={"threads": started.get("threads", recipe.train.threads)})
+    with processes.joined(recipe.train.device), runner.machine(settings) as facts, folder.held():
+        _warn_of_versions(started)
+        processes.on_first(lambda: folder.write_environment(**facts, only_teacher=False))
         return _proceed(runner.reopen(recipe, objects), folder, objects, console)
 
 
@@ -125,17 +139,74 @@ def rehearse(recipe: Recipe, console: Console) -> None:
     Raises:
         UserError: something does not fit.
     """
+    if processes.launched().count > 1:
+        raise UserError("is tried by one process: leave the others out", where="--dry-run")
     runner = runner_of(recipe.task)
     with runner.machine(recipe.train):
         runner.rehearse(runner.prepare(recipe, {}), console)
 
 
 def _proceed(job: Job, folder: RunFolder, objects: Mapping[str, Any], console: Console | None) -> Result:
+    console = console if processes.is_first() else None
     with stop_on_signals() as stop, Display(console) as display:
         results = _without_nan(job.run(folder, display, stop))
-    write_atomically(folder.path / "results.json", json.dumps(results, indent=2))
-    write_report(folder.path)
+
+    def write() -> None:
+        write_atomically(folder.path / "results.json", json.dumps(results, indent=2))
+        write_report(folder.path)
+
+    processes.on_first(write)
     return _show(Result(folder.path, results, objects), console)
+
+
+def _check_processes(recipe: Recipe, runner: Runner) -> None:
+    launched = processes.launched().count
+    if launched == 1:
+        return
+    if not getattr(runner, "MANY_PROCESSES", False):
+        raise UserError(f"'{recipe.task}' runs in one process, {launched} were started", where="task")
+    smallest = getattr(recipe.train, "batch_size", launched)
+    if smallest < launched:
+        raise UserError(f"{smallest} images cannot be shared by {launched} processes", where="train.batch_size")
+
+
+def _needs_launcher(path: Path, started: Mapping[str, Any], objects: Mapping[str, Any]) -> bool:
+    """Whether a run of several processes is to be continued by this one, which has to start them."""
+    wanted, launched = started.get("processes", 1), processes.launched().count
+    if wanted == launched:
+        return False
+    where = f"{path} was run by {wanted} process{'es' if wanted > 1 else ''}"
+    if launched > 1:
+        raise UserError(f"it cannot go on with {launched}, whose sums differ: start {wanted}", where=where)
+    if started["machines"] > 1:
+        raise UserError(
+            f"on {started['machines']} machines: continue it there by torchrun, or by `understudy submit --resume`",
+            where=where,
+        )
+    if objects:
+        raise UserError("and is given objects: call resume in a script that torchrun starts", where=where)
+    return True
+
+
+def _relaunch(path: Path, count: int, objects: Mapping[str, Any], console: Console | None) -> Result:
+    from understudy.train.launch import launch
+
+    code = launch(["resume", str(path), *([] if console else ["--quiet"])], count)
+    if code:
+        raise SystemExit(code)  # what happened was said
+    results = RunFolder.open(path).results()
+    assert results is not None
+    return Result(path, results, objects)
+
+
+def _warn_of_versions(started: Mapping[str, Any]) -> None:
+    recorded, present = started.get("torch"), version("torch")
+    if recorded not in (None, present) and processes.is_first():
+        print(
+            f"understudy: the run was started with torch {recorded}, this is {present}: its bits may differ from those "
+            "of a run never stopped",
+            file=sys.stderr,
+        )
 
 
 def _show(result: Result, console: Console | None) -> Result:

@@ -1,6 +1,10 @@
 """One model that is trained in a run, with everything that belongs to its training."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -10,12 +14,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from understudy import randomness
 from understudy.data import Batch, Preprocess
-from understudy.distill import Answer, Learner
-from understudy.distill.learner import gradient_norms
-from understudy.errors import RunError
+from understudy.distill import Answer, Learner, Objective
+from understudy.distill.learner import Losses
 from understudy.recipe.schema import Train
-from understudy.train.checkpoint import all_finite
+from understudy.train import processes
 from understudy.train.optim import make_optimizer, make_schedule, undecayed
+from understudy.train.precision import Scale, autocast
+from understudy.train.spread import average_statistics, norms_of_gradients, spread
+from understudy.train.tally import Tally
 
 Role = Literal["teacher", "control", "distilled", "other"]
 
@@ -68,14 +74,23 @@ class Arm:
         self.best_weights: dict[str, Tensor] | None = None
         self.evaluations_since_best = 0
         self.stopped = False
-        self.sums: dict[str, Tensor] = {}
-        self.steps_summed = 0
         self.gradients: dict[str, float] = {}  # of each objective, weighted, at the epoch's first step
+        fp16 = settings.precision == "fp16"
+        self.scale = Scale(self.trained[0].device) if fp16 else None
+        self.tally = Tally(name, self.scale)
+        # Terms that are means over the labelled samples alone.
+        objectives = [module for module in distiller.modules() if isinstance(module, Objective)]
+        self.of_labels = frozenset(objective.name for objective in objectives if "labels" in objective.needs)
 
     @property
     def model(self) -> nn.Module:
         """The model that is evaluated and saved: the moving average where there is one."""
         return self.average.module if self.average is not None else self.distiller.exported
+
+    @cached_property
+    def _learner(self) -> nn.Module:
+        """What is asked in a step; made at the first one, when the weights that it starts from are in place."""
+        return spread(self.distiller)
 
     def is_active(self, epoch: int) -> bool:
         """Whether it is trained in an epoch, counted from 0."""
@@ -106,46 +121,81 @@ class Arm:
         Raises:
             RunError: the loss is not finite; nothing was changed.
         """
-        randomness.seed_torch(randomness.key("step", seed, step))
+        # Other processes drop other units out; the first draws what a single one would.
+        apart = ("process", processes.rank()) if processes.rank() else ()
+        randomness.seed_torch(randomness.key("step", seed, step, *apart))
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         measured = step % self.steps_per_epoch != 0
-        for part, inputs, told, other in self._micro(batch, images, answer, second):
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                losses = self.distiller(
-                    inputs,
-                    part.labels,
-                    answer=told,
-                    labelled=part.labelled,
-                    sample_ids=part.sample_ids,
-                    second=other,
-                    epoch=epoch,
-                    step=step,
-                )
-            total = losses.total
-            if not measured and len(losses.terms) > 1:
-                total, measured = self._measure(losses.terms, epoch), True
-            share = len(part) / len(batch)
-            (total * share).backward()
+        parts = list(self._micro(batch, images, answer, second))
+        for number, (part, inputs, told, other) in enumerate(parts, 1):
+            with self._together(last=number == len(parts)):
+                with autocast(images.device, self.settings.precision):
+                    losses = self._learner(
+                        inputs,
+                        part.labels,
+                        answer=told,
+                        labelled=part.labelled,
+                        sample_ids=part.sample_ids,
+                        second=other,
+                        epoch=epoch,
+                        step=step,
+                    )
+                measure = not measured and len(losses.terms) > 1
+                total = self._total(losses, part, epoch, measure=measure)
+                measured = measured or measure
+                # What is averaged over the processes are parts of one sum.
+                loss = total * processes.count() if processes.count() > 1 else total
+                (loss if self.scale is None else self.scale.scaler.scale(loss)).backward()
+            shares = self._shares(losses.parts, part)
             for name, value in (("loss", total.detach()), *losses.parts.items()):
-                means[name] = means[name] + value * share if name in means else value * share
+                value = value * shares[name] if name in shares else value
+                means[name] = means[name] + value if name in means else value
+        if self.scale is not None:
+            self.scale.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in self.trained if parameter.grad is not None])
-        self._guard(means, norm, epoch, step)
+        finite = self.tally.add(processes.summed(means), norm, f"at step {step + 1} (epoch {epoch + 1})")
         if self.settings.clip is not None:
             nn.utils.clip_grads_with_norm_(self.trained, self.settings.clip, norm)
-        self.optimizer.step()
+        if self.scale is not None:
+            self.scale.step(self.optimizer, finite)
+        else:
+            if norm.device.type != "cpu":  # no wait for the device: the fused optimiser skips the step by itself
+                self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        average_statistics(self.distiller, batch.share)
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.distiller.exported)
 
-    def _measure(self, terms: dict[str, Tensor], epoch: int) -> Tensor:
-        """Measure each objective's gradient, let those that hold a share of it be weighed anew, and add up."""
-        norms = gradient_norms(terms, self.distiller.student.parameters())
-        self.distiller.hold(norms, epoch)
-        weights = self.distiller.weights_at(epoch)
-        self.gradients = {name: abs(weights.get(name, 1.0)) * norm for name, norm in norms.items()}
-        return self.distiller.weigh(terms, epoch)
+    def _together(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of several processes are averaged once, with the last micro-batch."""
+        return nullcontext() if last or self._learner is self.distiller else self._learner.no_sync()  # pyright: ignore[reportCallIssue]
+
+    def _shares(self, terms: Mapping[str, Tensor], part: Batch) -> dict[str, float]:
+        """How much of each term of the whole batch a part of it has: the terms are means over its samples."""
+        return {name: part.labelled_share if name in self.of_labels else part.share for name in terms}
+
+    def _total(self, losses: Losses, part: Batch, epoch: int, *, measure: bool) -> Tensor:
+        """A part's share of the step's loss, its terms weighed anew where their gradients are measured before."""
+        shares = self._shares(losses.terms, part)
+        if measure:
+            self._measure(losses.terms, shares, epoch)
+        if part.labelled_share != part.share and losses.terms:
+            terms = {name: term * shares[name] for name, term in losses.terms.items()}
+            return self.distiller.weigh(terms, epoch)
+        total = self.distiller.weigh(losses.terms, epoch) if measure else losses.total
+        return total * part.share
+
+    def _measure(self, terms: dict[str, Tensor], shares: dict[str, float], epoch: int) -> None:
+        """Measure each objective's gradient, and let those that hold a share of it be weighed anew."""
+        factor = 1.0 if self.scale is None else self.scale.factor
+        norms = norms_of_gradients(terms, shares, self.distiller.student, factor)
+        if self.scale is None or all(map(math.isfinite, norms.values())):  # else this step is skipped anyway
+            self.distiller.hold(norms, epoch)
+            weights = self.distiller.weights_at(epoch)
+            self.gradients = {name: abs(weights.get(name, 1.0)) * norm for name, norm in norms.items()}
 
     def _micro(
         self, batch: Batch, images: Tensor, answer: Answer | None, second: Tensor | None
@@ -154,31 +204,17 @@ class Arm:
         if self.settings.accumulate == 1:
             yield batch, images, answer, second
             return
-        for rows in torch.arange(len(batch), device=images.device).chunk(self.settings.accumulate):
+        for rows in torch.arange(len(batch), device=images.device).tensor_split(self.settings.accumulate):
+            part = batch.at(rows)
+            if not len(rows):
+                if processes.count() == 1:
+                    continue
+                # Every process takes as many turns: one without samples has one that counts nothing.
+                rows = rows.new_zeros(1)
+                part = replace(batch.at(rows), share=0.0, labelled_share=0.0)
             both = rows if second is None else torch.cat([rows, rows + len(batch)])
             told = None if answer is None else answer.at(both)
-            yield batch.at(rows), images[rows], told, None if second is None else second[rows]
-
-    def _guard(self, means: dict[str, Tensor], norm: Tensor, epoch: int, step: int) -> None:
-        """Add the step's losses to the epoch's; a step that is not finite changes neither weights nor optimiser."""
-        # A gradient can overflow where the loss did not: zero times its norm is NaN then, so one test sees both.
-        means["loss"] = total = means["loss"] + norm * 0.0
-        if total.device.type != "cpu":
-            # No wait for the device: the fused optimiser skips the step by itself, `mean_losses` reports it.
-            self.optimizer.found_inf = (~torch.isfinite(total)).float()  # pyright: ignore[reportAttributeAccessIssue]
-        elif not torch.isfinite(total):
-            raise RunError(self._not_finite(means, f"at step {step + 1} (epoch {epoch + 1})"))
-        for name, value in means.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.steps_summed += 1
-
-    def _not_finite(self, parts: dict[str, Tensor], when: str) -> str:
-        culprits = [f"loss '{name}'" for name, value in parts.items() if name != "loss" and not torch.isfinite(value)]
-        what = culprits[0] if culprits else "gradient"
-        return (
-            f"{self.name}: the {what} is not finite {when}; the last checkpoint is kept. "
-            "A smaller train.lr, or train.clip, often helps"
-        )
+            yield part, images[rows], told, None if second is None else second[rows]
 
     def mean_losses(self, epoch: int) -> dict[str, float]:
         """The means of all losses since the last call, and a check that they were finite.
@@ -186,11 +222,7 @@ class Arm:
         Raises:
             RunError: they were not.
         """
-        means = {name: (total / self.steps_summed).item() for name, total in self.sums.items()} if self.sums else {}
-        sums, self.sums, self.steps_summed = self.sums, {}, 0
-        if not all_finite(sums) or not all_finite(self.model.state_dict()):
-            raise RunError(self._not_finite(sums, f"in epoch {epoch + 1}"))
-        return means
+        return self.tally.means(f"in epoch {epoch + 1}", self.model.state_dict())
 
     @property
     def rate(self) -> float:
@@ -229,8 +261,8 @@ class Arm:
             "best_weights": self.best_weights,
             "evaluations_since_best": self.evaluations_since_best,
             "stopped": self.stopped,
-            "sums": self.sums,
-            "steps_summed": self.steps_summed,
+            "scale": self.scale.state() if self.scale is not None else None,
+            "tally": self.tally.state(),
             "gradients": self.gradients,
             "held": self.distiller.held(),
         }
@@ -243,12 +275,12 @@ class Arm:
             self.schedule.load_state_dict(state["schedule"])  # a function in it is None there, the recipe gave it again
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.scale is not None:
+            self.scale.load_state(state["scale"])
         self.best_score = state["best_score"] if state["best_score"] is not None else float("-inf")
         self.best_weights = state["best_weights"]
         self.evaluations_since_best = state["evaluations_since_best"]
         self.stopped = state["stopped"]
-        device = next(self.distiller.parameters()).device
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self.steps_summed = state["steps_summed"]
+        self.tally.load_state(state["tally"], next(self.distiller.parameters()).device)
         self.gradients = state["gradients"]
         self.distiller.set_held(state["held"])

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +20,13 @@ import yaml
 from understudy.errors import UserError
 from understudy.recipe.reader import build_recipe, parse
 from understudy.recipe.schema import Recipe
-from understudy.train.files import sync, write_atomically
+from understudy.train import processes
+from understudy.train.files import locked, sync, write_atomically
 
 if TYPE_CHECKING:
     from understudy.train.checkpoint import Checkpoints
 
+_LOCK = ".lock"
 _RECORDED = ("understudy", "torch", "torchvision", "numpy", "timm", "transformers", "accelerate")
 
 
@@ -83,6 +87,21 @@ class RunFolder:
         path = self.path / "recipe.yaml"
         return build_recipe(parse(path.read_bytes(), str(path)))
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands from running in this folder while the block goes on.
+
+        Raises:
+            UserError: one does already.
+        """
+        if not processes.is_first():
+            yield
+            return
+        with locked(self.path / _LOCK) as ours:
+            if not ours:
+                raise UserError("is being run by another process: wait until it ends, or stop it", where=self.path)
+            yield
+
     def write_environment(self, **more: Any) -> None:
         """Record where and with what the run is done, once."""
         path = self.path / "environment.json"
@@ -104,10 +123,13 @@ class RunFolder:
         return json.loads(path.read_text())["finished"] if path.exists() else []
 
     def finish_stage(self, name: str) -> None:
-        """Note that a stage is done, then drop its checkpoints."""
-        stages = [*self.finished_stages, name]
-        write_atomically(self.path / "stages.json", json.dumps({"finished": stages}))
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        """Note that a stage is done, then drop its checkpoints; every process of the run must call it."""
+        processes.barrier()  # nobody still reads what is finished
+        if processes.is_first():
+            stages = [*self.finished_stages, name]
+            write_atomically(self.path / "stages.json", json.dumps({"finished": stages}))
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        processes.barrier()
 
     def results(self) -> dict[str, Any] | None:
         """The results of a finished run, or None."""
@@ -131,11 +153,11 @@ class RunFolder:
 
 def _is_content(path: Path) -> bool:
     """Not what a run leaves that was killed while it wrote its first file."""
-    return path.name != ".recipe.yaml.tmp"
+    return path.name not in (".recipe.yaml.tmp", _LOCK)
 
 
 class Log:
-    """A JSON-lines file that can be cut back to where a checkpoint was written.
+    """A JSON-lines file that can be cut back to where a checkpoint was written; of several processes the first writes.
 
     Args:
         path: the file; its folder is made.
@@ -143,10 +165,13 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if processes.is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, **row: Any) -> None:
         """Append a row."""
+        if not processes.is_first():
+            return
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -171,6 +196,8 @@ class Log:
         Raises:
             UserError: the file is shorter than it was then.
         """
+        if not processes.is_first():
+            return
         if self.length < length:
             raise UserError(
                 f"is shorter ({self.length} bytes) than when the checkpoint was written ({length}): put it back, "

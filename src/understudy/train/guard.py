@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from understudy.errors import Interrupted
+from understudy.train import processes
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -16,6 +17,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._agreed: int | None = None
 
     def notice(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
@@ -23,14 +25,20 @@ class StopRequest:
             os._exit(128 + number)
         self.signal = number
 
+    def is_asked(self) -> bool:
+        """Whether a signal came to any process of the run, so that all stop after the same step."""
+        self._agreed = processes.agreed(self.signal or 0) or None
+        return self._agreed is not None
+
     def raise_if_asked(self) -> None:
         """End the run; call after a checkpoint was written.
 
         Raises:
-            Interrupted: a signal came.
+            Interrupted: a signal came; with several processes, one that `is_asked` told all of them about.
         """
-        if self.signal is not None:
-            raise Interrupted(self.signal)
+        signal = self.signal if processes.count() == 1 else self._agreed
+        if signal is not None:
+            raise Interrupted(signal)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 
 from understudy.errors import UserError
 from understudy.recipe.schema import Machine
+from understudy.train import processes
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def machine(wanted: Machine) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(wanted.threads or threads)
     _set_deterministic(wanted.deterministic)
     try:
-        yield {"threads": torch.get_num_threads(), "device": str(device(wanted))}
+        yield {"threads": torch.get_num_threads(), "device": str(device(wanted))} | _of_several()
     finally:
         torch.set_num_threads(threads)
         _set_deterministic(deterministic)
@@ -36,6 +37,9 @@ def device(wanted: Machine) -> torch.device:
     Raises:
         UserError: it cannot be used.
     """
+    if processes.count() > 1:  # which `joined` found to be possible
+        on_gpu = wanted.device == "cuda" or (wanted.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda", processes.local_rank()) if on_gpu else torch.device("cpu")
     if wanted.device == "auto":
         from accelerate import PartialState
 
@@ -48,6 +52,12 @@ def device(wanted: Machine) -> torch.device:
             f"cannot be used: {str(error).splitlines()[0]}", where=f"train.device '{wanted.device}'"
         ) from None
     return chosen
+
+
+def _of_several() -> dict[str, Any]:
+    if processes.count() == 1:
+        return {}
+    return {"processes": processes.count(), "machines": processes.machines()}
 
 
 def _set_deterministic(wanted: bool) -> None:

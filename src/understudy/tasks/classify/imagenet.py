@@ -34,7 +34,7 @@ def read_folder(
 
     Without `labels` it holds a folder for each class. A folder is called as the class, of which a part may be there;
     or all are numbers, the number of the class (ImageNet-V2: 0 to 999, in the order of numbers, not of words); or,
-    where no name is known and there are as many folders as classes, they are in the order of the classes.
+    where the model has numbers in place of names, there are as many folders as classes, in their order.
 
     References: Recht et al., "Do ImageNet Classifiers Generalize to ImageNet?", ICML 2019
     (https://arxiv.org/abs/1902.10811); Beyer et al., "Are we done with ImageNet?", 2020
@@ -86,7 +86,7 @@ def class_numbers(names: Sequence[str], classes: Sequence[str], *, where: object
         return [known[name] for name in names]
     if all(re.fullmatch(r"\d{1,9}", name) for name in names):
         return [_class_of_number(int(name), known, where) for name in names]
-    if len(unknown) == len(names) == len(classes):
+    if len(names) == len(classes) and all(map(str.isdecimal, classes)):  # the model has numbers in place of names
         return list(range(len(names)))
     raise UserError(
         f"its folder '{unknown[0]}' is no class of the model, which knows {len(classes):,}: "
@@ -188,7 +188,7 @@ def imagenet_names(module: Any, classes: int) -> tuple[str, ...]:
     """
     if not getattr(module, "pretrained_cfg", None):
         return ()
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(module)
     return () if subset is None else tuple(ImageNetInfo(subset).label_names())
@@ -198,7 +198,7 @@ def imagenet_names(module: Any, classes: int) -> tuple[str, ...]:
 def _synsets() -> tuple[str, ...]:
     """The 1,000 classes of ImageNet in their order; empty without timm."""
     try:
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
     except ModuleNotFoundError:
         return ()
     return tuple(ImageNetInfo().label_names())
@@ -209,7 +209,7 @@ def in_words(classes: Sequence[str]) -> list[str]:
     if not classes or not all(map(_SYNSET.fullmatch, classes)):
         return list(classes)
     try:
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
     except ModuleNotFoundError:
         return list(classes)
     info: Any = ImageNetInfo("imagenet-21k" if set(classes) - set(_synsets()) else "imagenet-1k")

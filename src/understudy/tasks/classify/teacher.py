@@ -16,6 +16,7 @@ from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import parameter_count
 from understudy.tasks.classify.stages import assistant_stage, teacher_stage
 from understudy.tasks.classify.task import Classify
+from understudy.train import processes
 from understudy.train.folder import RunFolder, runs_root
 from understudy.train.guard import StopRequest
 from understudy.train.loop import Stage, fit
@@ -34,6 +35,7 @@ def fingerprint(recipe: ClassifyRecipe, which: str, seed: int) -> str:
         "seed": seed,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
     return f"{randomness.key(json.dumps(parts, sort_keys=True)):016x}"
 
@@ -47,10 +49,12 @@ def ready_teacher(task: Classify, folder: RunFolder, seed: int, display: Display
     home = folder.path / "teacher"
     if len(modules) > 1:
         ensemble = task.ensemble(modules)
-        if not (home / "config.json").exists():
+        if processes.is_first() and not (home / "config.json").exists():
             text = f"One of the {len(modules)} teachers of the run {task.recipe.name}."
             save_ensemble(ensemble, home, [task.card(name, module, text=text) for name, module in modules.items()])
         return task.as_teacher(ensemble)
+    if not processes.is_first():
+        return task.as_teacher(modules["teacher"])
     if not task.recipe.teacher.is_trained:
         if not (home / "config.json").exists():
             text = f"The teacher of the run {task.recipe.name}."
@@ -79,7 +83,8 @@ def ready_assistants(
             else:
                 module = task.build(name, seed)
             text = f"{name} of the run {task.recipe.name}."
-            save(module, _saved(folder, name, seed), task.card(name, module, text=text))
+            if processes.is_first():
+                save(module, _saved(folder, name, seed), task.card(name, module, text=text))
             folder.finish_stage(name)
         ready[name] = task.as_teacher(_load(task, folder, name, seed), name)
     return ready
@@ -93,17 +98,16 @@ def _ready(task: Classify, folder: RunFolder, which: str, seed: int, display: Di
         return task.build(which, seed)
     if name not in folder.finished_stages:
         mark = fingerprint(recipe, which, seed)
-        earlier = _find_teacher(recipe, which, mark, seed)
+        earlier = processes.on_first(lambda: _take_teacher(recipe, which, mark, seed, folder))
         if earlier is not None:
-            arm = Path("arms") / which
-            shutil.copytree(earlier / arm, folder.path / arm, dirs_exist_ok=True)
             display.line(f"{which}: taken from {earlier}, which trained it by the same recipe")
         else:
             stage: Stage = teacher_stage(task, which, seed)
             fit(stage, folder, display, stop)
             module = stage.arms[0].model
             text = f"The {which} of the run {recipe.name}, trained on {len(task.splits.teacher):,} labelled images."
-            save(module, _saved(folder, which, seed), task.card(which, module, fingerprint=mark, text=text))
+            if processes.is_first():
+                save(module, _saved(folder, which, seed), task.card(which, module, fingerprint=mark, text=text))
         folder.finish_stage(name)
     return _load(task, folder, which, seed)
 
@@ -114,6 +118,15 @@ def _saved(folder: RunFolder, which: str, seed: int) -> Path:
 
 def _load(task: Classify, folder: RunFolder, which: str, seed: int) -> nn.Module:
     return load(_saved(folder, which, seed), given=task.objects.get(which)).to(task.device)
+
+
+def _take_teacher(recipe: ClassifyRecipe, which: str, mark: str, seed: int, folder: RunFolder) -> str | None:
+    """Copy what an earlier run has, and say where it was."""
+    earlier = _find_teacher(recipe, which, mark, seed)
+    if earlier is not None:
+        arm = Path("arms") / which
+        shutil.copytree(earlier / arm, folder.path / arm, dirs_exist_ok=True)
+    return None if earlier is None else str(earlier)
 
 
 def _find_teacher(recipe: ClassifyRecipe, which: str, mark: str, seed: int) -> Path | None:

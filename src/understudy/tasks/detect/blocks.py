@@ -95,7 +95,7 @@ def open_blocks(model: nn.Module) -> list[str]:
 def fold_blocks(model: nn.Module) -> None:
     """Fold every opened block, in place; then the model holds stock classes alone."""
     for name, module in [each for each in model.named_modules() if isinstance(each[1], OpenBlock)]:
-        _put(model, name, module.fold())
+        _put(model, name, cast(OpenBlock, module).fold())
 
 
 def attends(module: nn.Module) -> bool:

@@ -152,6 +152,7 @@ class ChannelGraph:
         root = found[0].dep.target.module
         layers: list[str] = []
         scales: list[Scale] = []
+        halves: list[str] = []
         for item in found:
             module = item.dep.target.module
             if isinstance(module, nn.BatchNorm2d):
@@ -160,9 +161,10 @@ class ChannelGraph:
             elif self._graph.is_out_channel_pruning_fn(item.dep.handler) and isinstance(
                 module, (nn.Conv2d, nn.ConvTranspose2d)
             ):
+                # What makes these channels; the layers that only read them are in the group too.
                 layers.append(self._names[module])
+                halves += [self._half_of[module]] if module in self._half_of else []
         size = cast(Any, root).out_channels
-        halves = [self._half_of[item.dep.target.module] for item in found if item.dep.target.module in self._half_of]
         layers = sorted(set(layers), key=lambda layer: place[layer])
         return Group(root, size, tuple(layers), tuple(scales), halves[0] if halves else None)
 

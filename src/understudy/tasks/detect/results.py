@@ -118,7 +118,7 @@ def _constant(scores: Mapping[str, float]) -> dict[str, Any]:
 
 def _of_seeds(folder: RunFolder, recipe: DetectRecipe, arm: str) -> dict[str, Any]:
     """An arm's scores on the test data, at its best epoch on the validation data and at its last."""
-    seeds = {seed: found(folder, f"{arm}-seed-{seed}") for seed in recipe.all_seeds}
+    seeds = {seed: found_by(folder, f"{arm}-seed-{seed}") for seed in recipe.all_seeds}
     metrics = {}
     for name in _shown(seeds[recipe.seed]["last"]):
         rows = [
@@ -138,7 +138,7 @@ def _last(metrics: Mapping[str, Any], name: str) -> dict[int, float]:
     return {row["seed"]: row["last"] for row in metrics[name]["seeds"]}
 
 
-def found(folder: RunFolder, stage: str) -> dict[str, Any]:
+def found_by(folder: RunFolder, stage: str) -> dict[str, Any]:
     """What a finished stage found; nothing where it was not done."""
     path = folder.path / "stages" / f"{stage}.json"
     return json.loads(path.read_text())["found"] if path.exists() else {}
@@ -146,7 +146,7 @@ def found(folder: RunFolder, stage: str) -> dict[str, Any]:
 
 def _notes(folder: RunFolder, dirt: Mapping[str, Dirt], exported: Mapping[str, Any]) -> list[str]:
     notes = [line for split, each in dirt.items() for line in each.in_words(split)]
-    if said := found(folder, "prune").get("said"):
+    if said := found_by(folder, "prune").get("said"):
         notes.append(f"Pruned at {said}.")
     if (folder.path / "stages" / "prune.json").exists():
         notes.append("The students start from the pruned model; their interval is conditional on it and its teacher.")
@@ -168,15 +168,15 @@ def _extra(folder: RunFolder, comparison: Comparison) -> list[dict[str, Any]]:
         },
         {"title": "By class", "text": "mAP50 / mAP50-95.", "table": comparison.class_table()},
     ]
-    if scales := found(folder, "sparsify"):
+    if scales := found_by(folder, "sparsify"):
         shares = [f"{scales[when]['zero']:.1%}" for when in ("before", "after")]
         zero = f"Scales below 0.001: {shares[0]} before, {shares[1]} after."
         chart = histogram_chart(scales["before"], scales["after"])
         extra.append({"title": "BatchNorm scales", "text": zero, "chart": chart})
-    if scan := found(folder, "sensitivity"):
+    if scan := found_by(folder, "sensitivity"):
         text = "How much the detection loss rises when the least important channels of one layer are silenced."
         extra.append({"title": "Sensitivity of the layers", "text": text, "chart": scan["chart"]})
-    if pruning := found(folder, "prune"):
+    if pruning := found_by(folder, "prune"):
         rows = [[layer, before, after] for layer, (before, after) in pruning["widths"].items()]
         reasons = dict.fromkeys(reason for reason in pruning["kept"].values())
         extra.append({
@@ -184,7 +184,7 @@ def _extra(folder: RunFolder, comparison: Comparison) -> list[dict[str, Any]]:
             "text": "Channels before and after pruning. Kept as they are: " + "; ".join(reasons) + ".",
             "table": {"columns": ["layer", "before", "after"], "rows": rows},
         })  # fmt: skip
-    if pictures := found(folder, "predict").get("pictures"):
+    if pictures := found_by(folder, "predict").get("pictures"):
         names = ", ".join(Path(picture).stem for picture in pictures)
         extra.append({"title": "Predictions", "text": f"What the student finds: {names}.", "image": "predictions.png"})
     return extra

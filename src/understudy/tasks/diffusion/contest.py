@@ -1,6 +1,5 @@
 """The comparison of a seed: every model at every number of steps, drawn from the same noise and judged alike."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ def judged(
     Returns:
         One row a contender: its scores, and the milliseconds that an image took.
     """
-    known = {row["name"]: row for row in read_log(log)} if log is not None else {}
+    known = {row["name"]: row for row in _whole_rows(log)} if log is not None else {}
     meter = display.begin(f"samples-{seed}", sum(forwards(yard.count, one.steps) for one in contenders), 0)
     reference: Tensor | None = None
     rows = []
@@ -147,8 +146,16 @@ def judged(
     return rows if log is None else list(_with_times(rows, log))
 
 
+def _whole_rows(log: Path) -> list[Row]:
+    """The rows of a log; half a line, which a killed run may leave, is cut off."""
+    lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        Log(log).truncate(sum(map(len, lines[:-1])))
+    return read_log(log)
+
+
 def _with_times(rows: list[Row], log: Path) -> Iterator[Row]:
-    times = {row["name"]: row["ms_per_image"] for row in read_log(log.with_name(f"timing-{log.name}"))}
+    times = {row["name"]: row["ms_per_image"] for row in _whole_rows(log.with_name(f"timing-{log.name}"))}
     for row in rows:
         yield {**row, "ms_per_image": times.get(row["name"])}
 
@@ -198,14 +205,3 @@ def scores(images: Tensor, reference: Tensor, task: Diffusion, yard: Yardstick) 
     if inception is not None and yard.images is not None:
         found = {"fid": fid(yard.images, images, weights=Path(inception).expanduser()), **found}
     return found
-
-
-def write_floor(folder: Path, found: Row) -> None:
-    """Keep the floor with the run."""
-    (folder / "floor.json").write_text(json.dumps(found, indent=2) + "\n")
-
-
-def read_floor(folder: Path) -> Row | None:
-    """The floor that a run kept."""
-    path = folder / "floor.json"
-    return json.loads(path.read_text()) if path.is_file() else None

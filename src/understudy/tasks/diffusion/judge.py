@@ -9,7 +9,7 @@ from understudy import randomness
 from understudy.distill import Distiller, Objective
 from understudy.losses import CrossEntropy
 from understudy.recipe.schema import Train
-from understudy.tasks.diffusion.recipe import Judge as Settings
+from understudy.tasks.diffusion.settings import Judge as Settings
 
 _CHUNK = 500
 # Height and width that the dense layer sees at most.
@@ -17,10 +17,10 @@ _SIDE = 4
 
 
 def classifier(*, classes: int, shape: tuple[int, int, int], widths: tuple[int, ...], features: int) -> nn.Sequential:
-    """Build stages of 3x3 convolutions with BatchNorm, then a dense layer whose outputs are the features.
+    """Build stages of two 3x3 convolutions, then a dense layer whose outputs are the features.
 
-    The dense layer sees where things are: features that are averaged over the image hardly notice blur, which is what
-    too few steps make.
+    Plain on purpose. The dense layer sees where things are: features that are averaged over the image, or normalised,
+    hardly notice the blur and the faintness that too few steps make.
 
     Args:
         classes: number of logits.
@@ -35,7 +35,7 @@ def classifier(*, classes: int, shape: tuple[int, int, int], widths: tuple[int, 
             layers.append(nn.MaxPool2d(2))
             side //= 2
         for inputs in (channels, width):
-            layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
         channels = width
     side = min(side, _SIDE)
     layers += [nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(channels * side**2, features), nn.ReLU()]

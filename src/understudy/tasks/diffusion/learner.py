@@ -11,7 +11,7 @@ from understudy.distill import Losses
 from understudy.distill.learner import Learner
 from understudy.tasks.diffusion.guidance import with_guidance
 from understudy.tasks.diffusion.process import Denoised, Process, weighted_error
-from understudy.tasks.diffusion.recipe import Weighting
+from understudy.tasks.diffusion.settings import Weighting
 from understudy.tasks.diffusion.targets import Draw, Target
 
 

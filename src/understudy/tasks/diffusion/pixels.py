@@ -1,6 +1,6 @@
 """Where images come from for diffusion, and how pixels become what a network sees."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from understudy import randomness
 from understudy.data import Source, Splits, load_source, resident, split
 from understudy.data.folder import Files, image_files
 from understudy.data.source import Samples
+from understudy.data.split import Subset
 from understudy.errors import UserError
-from understudy.tasks.diffusion.recipe import FLAT_FOLDER, DiffusionData
+from understudy.tasks.diffusion.settings import FLAT_FOLDER, DiffusionData
+
+# Images that are read at once.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def read_images(data: DiffusionData, given: Any = None, *, shape: tuple[int, ...
         UserError: it cannot be read.
     """
     if data.name == FLAT_FOLDER:
-        wanted = {} if shape is None else {"channels": shape[0], "size": shape[-1]}
+        wanted: dict[str, Any] = {} if shape is None else {"channels": shape[0], "size": shape[-1]}
         if "size" not in wanted | data.options:
             raise UserError("say how large its images shall be: there is no teacher that says so", where="data.size")
         source = flat_folder(**wanted | data.options)
@@ -153,3 +158,24 @@ def _one_class(source: Source) -> Source:
     train = zero(source.train)
     assert train is not None
     return Source(source.name, ("image",), train, zero(source.test), zero(source.validation))
+
+
+def some_of(parts: Sequence[Subset], canvas: Canvas, most: int, name: str) -> tuple[Tensor, Tensor]:
+    """Images as networks see them, with their labels, from parts of the data one after the other.
+
+    Args:
+        parts: of the data.
+        canvas: what prepares them.
+        most: how many images at most.
+        name: of this use; the order within a part is drawn by it.
+    """
+    images, labels = [], []
+    for place, part in enumerate(parts):
+        order = randomness.permutation(randomness.key(name, place), len(part))[:most]
+        for some in np.array_split(order, -(-len(order) // _AT_ONCE) or 1):
+            images.append(canvas(part.read(some)))
+            labels.append(torch.from_numpy(part.labels[some]))
+        most -= len(order)
+        if most <= 0:
+            break
+    return torch.cat(images), torch.cat(labels)

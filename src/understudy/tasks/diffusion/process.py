@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import UserError
-from understudy.tasks.diffusion.recipe import Prediction, Weighting
+from understudy.tasks.diffusion.settings import Prediction, Weighting
 
 # model(z, t, y): z (N, ...), t (N,) in [0, 1], y what it is conditioned on (class numbers, say) or None.
 Model = Callable[[Tensor, Tensor, Any], Tensor]

@@ -6,25 +6,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.data import Feed, Splits
-from understudy.data.split import Subset
 from understudy.errors import UserError
 from understudy.recipe.schema import Train
 from understudy.tasks.diffusion.guidance import Guided, learns_guidance
 from understudy.tasks.diffusion.judge import Judge, judge_learner, judge_settings
 from understudy.tasks.diffusion.learner import Condition, Denoising
 from understudy.tasks.diffusion.network import Network, StepClock, without_dropout
-from understudy.tasks.diffusion.pixels import Canvas, read_images
+from understudy.tasks.diffusion.pixels import Canvas, read_images, some_of
 from understudy.tasks.diffusion.process import Process
-from understudy.tasks.diffusion.recipe import FROM_TEACHER, Convert, DiffusionRecipe, Method, Updates
+from understudy.tasks.diffusion.recipe import DiffusionRecipe
+from understudy.tasks.diffusion.settings import FROM_TEACHER, Convert, Method, Updates
 from understudy.tasks.diffusion.store import Card
 from understudy.tasks.diffusion.targets import Consistency, Data, Target, Taught, Tract, TwoSteps
-from understudy.tasks.diffusion.teachers import Foreign, Teacher, clock_steps, fresh_teacher, read_teacher
+from understudy.tasks.diffusion.teachers import Foreign, Teacher, clock_steps, fresh_teacher, on_our_clock, read_teacher
 from understudy.train.arm import Arm, Role
 from understudy.train.loop import Scores, Stage
 
@@ -185,7 +184,7 @@ class Diffusion:
         """Fine-tuning of a copy of the teacher towards its own images, on our schedule, until it predicts v."""
         settings = self.recipe.convert if isinstance(self.recipe.convert, Convert) else Convert()
         process = Process(teacher.process.logsnr_min, teacher.process.logsnr_max, "v")
-        student = self._student(_on_our_clock(teacher, StepClock(clock_steps(self.recipe.steps[0]))))
+        student = self._student(on_our_clock(teacher, StepClock(clock_steps(self.recipe.steps[0]))))
         learner = Denoising(
             student,
             Taught(teacher.model, teacher.process),
@@ -355,24 +354,12 @@ class Diffusion:
         """Images in [-1, 1] that nothing was trained on, with their labels, in a fixed order."""
         assert self.splits is not None
         parts = [self.splits.test] if self.splits.validation is None else [self.splits.test, self.splits.validation]
-        return self._read(parts, most, "held out")
+        return some_of(parts, self.canvas, most, "held out")
 
     def training_images(self, most: int) -> tuple[Tensor, Tensor]:
         """Training images in [-1, 1], unvaried, with their labels."""
         assert self.splits is not None
-        return self._read([self.splits.teacher], most, "training")
-
-    def _read(self, parts: list[Subset], most: int, name: str) -> tuple[Tensor, Tensor]:
-        images, labels = [], []
-        for place, part in enumerate(parts):
-            order = randomness.permutation(randomness.key(name, place), len(part))[:most]
-            for some in np.array_split(order, -(-len(order) // 500) or 1):
-                images.append(self.canvas(part.read(some)))
-                labels.append(torch.from_numpy(part.labels[some]))
-            most -= len(order)
-            if most <= 0:
-                break
-        return torch.cat(images), torch.cat(labels)
+        return some_of([self.splits.teacher], self.canvas, most, "training")
 
 
 def chunk_of(updates: int, every: int) -> int:
@@ -381,28 +368,3 @@ def chunk_of(updates: int, every: int) -> int:
         return updates
     largest = next(size for size in range(every, 0, -1) if updates % size == 0)
     return largest if 10 * largest >= every else updates
-
-
-def _on_our_clock(teacher: Teacher, clock: StepClock) -> nn.Module:
-    """A copy of the teacher's network that is told the time as ours are, with one output where it had two."""
-    model = teacher.model.network if isinstance(teacher.model, Foreign) else teacher.model
-    model = copy.deepcopy(model)
-    if not isinstance(model, Network):
-        return model
-    network = Network(model.unet, clock)
-    if teacher.process.prediction == "both":
-        _halve_output(network)
-    return network
-
-
-def _halve_output(network: Network) -> None:
-    """Keep of a network that gives x and eps the first half."""
-    wide = network.unet.conv_out
-    channels = wide.out_channels // 2
-    narrow = nn.Conv2d(wide.in_channels, channels, wide.kernel_size, padding=wide.padding)  # pyright: ignore[reportArgumentType]
-    with torch.no_grad():
-        narrow.weight.copy_(wide.weight[:channels])
-        if wide.bias is not None and narrow.bias is not None:
-            narrow.bias.copy_(wide.bias[:channels])
-    network.unet.conv_out = narrow.to(wide.weight.device)
-    network.unet.register_to_config(out_channels=channels)

@@ -1,5 +1,6 @@
 """Where a teacher comes from: a shape to train, a diffusers pipeline, a published checkpoint, or one's own module."""
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from understudy.errors import UserError
 from understudy.tasks.diffusion.network import Network, StepClock, TableClock, build_unet
 from understudy.tasks.diffusion.process import Process
 from understudy.tasks.diffusion.published import load_published
-from understudy.tasks.diffusion.recipe import DiffusionRecipe, Prediction
+from understudy.tasks.diffusion.recipe import DiffusionRecipe
+from understudy.tasks.diffusion.settings import Prediction
 from understudy.tasks.diffusion.store import CARD, load_network
 
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x", "v_prediction": "v"}
@@ -235,3 +237,28 @@ def describe(teacher: Teacher) -> str:
     schedule = "our schedule" if teacher.ours else "a schedule of its own"
     by_class = f", draws {len(teacher.classes)} classes" if teacher.classes else ""
     return f"teacher: {parameters:,} parameters, predicts {_own_prediction(teacher)} on {schedule}{by_class}"
+
+
+def on_our_clock(teacher: Teacher, clock: StepClock) -> nn.Module:
+    """A copy of the teacher's network that is told the time as ours are, with one output where it had two."""
+    model = teacher.model.network if isinstance(teacher.model, Foreign) else teacher.model
+    model = copy.deepcopy(model)
+    if not isinstance(model, Network):
+        return model
+    network = Network(model.unet, clock)
+    if teacher.process.prediction == "both":
+        _halve_output(network)
+    return network
+
+
+def _halve_output(network: Network) -> None:
+    """Keep of a network that gives x and eps the first half."""
+    wide = network.unet.conv_out
+    channels = wide.out_channels // 2
+    narrow = nn.Conv2d(wide.in_channels, channels, wide.kernel_size, padding=wide.padding)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        narrow.weight.copy_(wide.weight[:channels])
+        if wide.bias is not None and narrow.bias is not None:
+            narrow.bias.copy_(wide.bias[:channels])
+    network.unet.conv_out = narrow.to(wide.weight.device)
+    network.unet.register_to_config(out_channels=channels)
