@@ -19,7 +19,7 @@ from understudy.report.format import interval
 from understudy.tasks.detect import Compressor
 
 METRICS = ("mAP50", "mAP50-95")
-LEFT = {"half": 0.5, "70 % fewer": 0.3}
+LEFT = {"half": 0.5, "70 percent fewer": 0.3}
 
 
 def seeds_of(model: dict, metric: str) -> list[float]:
@@ -48,7 +48,9 @@ def run(out: Path, arguments: argparse.Namespace) -> None:
     start = [f"model={base}", f"stages.distill.teacher={base}", "stages.train=null", "stages.sparsify=null"]
     for name, left in LEFT.items():
         folder = out / name.replace(" ", "-")
-        if not (folder / "results.json").exists():
+        if (folder / "recipe.yaml").exists():
+            us.resume(folder)
+        else:
             us.run("yolo-bccd", [*common, *start, f"stages.prune.parameters={left}", "stages.predict=null"], out=folder)
 
 

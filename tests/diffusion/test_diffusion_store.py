@@ -94,7 +94,7 @@ def test_what_stock_pipelines_cannot_sample_says_why():
 def test_a_loaded_network_answers_with_the_same_bits(tmp_path):
     student = network(classes=3)
     save_network(student, tmp_path, Card(Process(), 2, (1, 8, 8), classes=tuple("abc")))
-    again = load_network(tmp_path)
+    again = load_network(str(tmp_path))
     z, t, y = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.0]), torch.tensor([2, 0])
     assert torch.equal(again(z, t, y), student(z, t, y))
     assert again.card.steps == 2

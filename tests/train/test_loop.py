@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_names_arm_objective_and_step_and_changes_noth
         distilled.step(batch, images, answer, seed=0, epoch=1, step=7)
     assert same(before[0], weights(distilled))
     assert torch.equal(before[1], distilled.optimizer.state_dict()["state"][0]["exp_avg"])
-    assert control.steps_summed == 1
+    assert control.tally.steps == 1
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_either(make):

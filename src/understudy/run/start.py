@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.metadata import version
@@ -103,10 +103,18 @@ def start(
             return _proceed(job, folder, objects, console)
 
 
-def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None) -> Result:
+def resume(
+    path: Path, *, objects: Mapping[str, Any], console: Console | None, packages: Sequence[str] = ()
+) -> Result:
     """Continue a run where its last checkpoint was written; a finished one is only shown.
 
     One of several processes on this machine is continued by as many, which are started here.
+
+    Args:
+        path: the run folder.
+        objects: what was given in Python for names `python:...`.
+        console: where progress is shown; None is silent.
+        packages: what the command line was told to import, for processes that are started.
 
     Raises:
         UserError: no run folder, it is being run, objects are missing, or the number of processes is another.
@@ -125,7 +133,7 @@ def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None) -
     started = folder.environment() if (path / "environment.json").exists() else {}
     _check_processes(recipe, runner)
     if started and _needs_launcher(path, started, objects):
-        return _relaunch(path, started["processes"], objects, console)
+        return _relaunch(path, started["processes"], console, packages)
     settings = recipe.train.model_copy(update={"threads": started.get("threads", recipe.train.threads)})
     with processes.joined(recipe.train.device), runner.machine(settings) as facts, folder.held():
         _warn_of_versions(started)
@@ -180,7 +188,7 @@ def _needs_launcher(path: Path, started: Mapping[str, Any], objects: Mapping[str
         raise UserError(f"it cannot go on with {launched}, whose sums differ: start {wanted}", where=where)
     if started["machines"] > 1:
         raise UserError(
-            f"on {started['machines']} machines: continue it there by torchrun, or by `understudy submit --resume`",
+            f"on {started['machines']} machines: continue it there by torchrun, or by `understudy submit RECIPE --out {path}`",
             where=where,
         )
     if objects:
@@ -188,15 +196,16 @@ def _needs_launcher(path: Path, started: Mapping[str, Any], objects: Mapping[str
     return True
 
 
-def _relaunch(path: Path, count: int, objects: Mapping[str, Any], console: Console | None) -> Result:
+def _relaunch(path: Path, count: int, console: Console | None, packages: Sequence[str]) -> Result:
     from understudy.train.launch import launch
 
-    code = launch(["resume", str(path), *([] if console else ["--quiet"])], count)
+    further = [] if console else ["--quiet"]
+    code = launch(["resume", str(path), *further, *(f"--import={package}" for package in packages)], count)
     if code:
         raise SystemExit(code)  # what happened was said
     results = RunFolder.open(path).results()
     assert results is not None
-    return Result(path, results, objects)
+    return Result(path, results, {})
 
 
 def _warn_of_versions(started: Mapping[str, Any]) -> None:

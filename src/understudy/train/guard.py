@@ -9,7 +9,7 @@ from types import FrameType
 from understudy.errors import Interrupted
 from understudy.train import processes
 
-_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_caught: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -43,14 +43,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch Ctrl-C, SIGTERM and SIGUSR1 (what SLURM sends before its limit) inside the block.
+    """Catch Ctrl-C, SIGTERM and SIGUSR1 (what batch systems send before their limit) inside the block.
 
     Outside the main thread signals cannot be caught: there the request just never comes.
     """
     request = StopRequest()
     earlier = {}
     try:
-        for number in _CAUGHT:
+        for number in _caught:
             earlier[number] = signal.signal(number, request.notice)
     except ValueError:
         earlier.clear()
@@ -59,3 +59,14 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stopping_on(number: int) -> Iterator[None]:
+    """Inside the block `stop_on_signals` catches one more signal."""
+    global _caught
+    before, _caught = _caught, (*_caught, number)
+    try:
+        yield
+    finally:
+        _caught = before

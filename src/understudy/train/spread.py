@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ def spread(learner: Learner) -> nn.Module:
     # Which parameters a step uses changes with the objectives' weights. This mode also keeps the order in which
     # gradients are summed from the first step on, so that a resumed run sums alike. Batch statistics are averaged by
     # `average_statistics`, and memories of losses are the same everywhere: nothing is to be broadcast.
-    return DistributedDataParallel(learner, find_unused_parameters=True, **{_SYNC_BUFFERS: False})
+    how: dict[str, Any] = {"find_unused_parameters": True, _SYNC_BUFFERS: False}
+    return DistributedDataParallel(learner, **how)
 
 
 def average_statistics(learner: nn.Module, share: float) -> None:

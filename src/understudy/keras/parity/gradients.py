@@ -53,7 +53,7 @@ def _tensorflow(function: Any, sources: list[np.ndarray]) -> tuple[Outputs, list
 
 
 def _jax(function: Any, sources: list[np.ndarray]) -> tuple[Outputs, list[Tensor]]:
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     def of_loss(tensors: list[Tensor]) -> tuple[Tensor, Outputs]:
         outputs = function(tensors)

@@ -17,7 +17,7 @@ from understudy.tasks.diffusion.shapes import Shape
 Tree = dict[str, Any]
 
 
-def load_published(path: Path, *, size: int, average: bool = True) -> tuple[UNet2DModel, int | None]:
+def load_published(path: str | Path, *, size: int, average: bool = True) -> tuple[UNet2DModel, int | None]:
     """Read a checkpoint of the original.
 
     Args:
@@ -31,6 +31,7 @@ def load_published(path: Path, *, size: int, average: bool = True) -> tuple[UNet
     Raises:
         UserError: it is no such file, or no network of that kind is in it.
     """
+    path = Path(path)
     content = read_flax(path)
     try:
         tree = content["ema_params"] if average else content["optimizer"]["target"]

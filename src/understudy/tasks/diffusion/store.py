@@ -85,7 +85,7 @@ def why_no_pipeline(network: nn.Module, process: Process, sampler: str = "ddim")
     return "it is sampled with fresh noise at each step" if sampler != "ddim" else None
 
 
-def save_network(network: nn.Module, folder: Path, card: Card) -> None:
+def save_network(network: nn.Module, folder: str | Path, card: Card) -> None:
     """Write a network: as a diffusers pipeline where one samples it exactly, else for `load_network` alone.
 
     A network that has learnt guidance is written at the card's strength, with what is needed to change it beside.
@@ -95,6 +95,7 @@ def save_network(network: nn.Module, folder: Path, card: Card) -> None:
         folder: made if missing; files of an earlier save are replaced.
         card: what it must know about itself.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(network, Network):
         if has_guidance(network):
@@ -161,7 +162,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def load_network(
-    folder: Path, given: Any = None, *, guidance: float | None = None, unfolded: bool = False
+    folder: str | Path, given: Any = None, *, guidance: float | None = None, unfolded: bool = False
 ) -> nn.Module:
     """Read a network that was saved, in evaluation mode; it has its card as `.card`.
 
@@ -174,6 +175,7 @@ def load_network(
     Raises:
         UserError: the folder holds none of ours, or one that needs its object again.
     """
+    folder = Path(folder)
     about, card = _about(folder), read_card(folder)
     if (folder / _PLAIN).is_file():
         module = _object(given, folder)

@@ -114,7 +114,7 @@ def _rows(part: Part, rows: np.ndarray) -> Part:
 def _digits() -> tuple[Part, Part]:
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     x = (images.reshape(-1, 8, 8, 1) / 16).astype("float32")
     order = np.random.default_rng(0).permutation(len(x))
     whole = Part(x, labels.astype("int32"))
