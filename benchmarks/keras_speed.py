@@ -13,10 +13,10 @@ import json
 import statistics
 import time
 
-import numpy as np
-
 import keras
+import numpy as np
 from keras import layers, ops
+
 from understudy.keras import Distiller, Objective
 from understudy.keras.losses import KD, CrossEntropy, FeatureRegression
 

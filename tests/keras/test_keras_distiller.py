@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
-from keras_helpers import convolutional, dense, images, same_weights, softmax, vectors
-
 import keras
 from keras import layers
+from keras_helpers import convolutional, dense, images, same_weights, softmax, vectors
+
 from understudy.errors import UserError
 from understudy.keras import Distiller, Objective, Schedule, Teacher
 from understudy.keras import losses as keras_losses

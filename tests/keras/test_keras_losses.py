@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
+import keras
 from keras_helpers import convolutional, dense, images, softmax, vectors
 
-import keras
 from understudy.keras import losses as keras_losses
 from understudy.keras.parity import run_parity
 

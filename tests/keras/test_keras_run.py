@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
+import keras
 from keras_helpers import dense, same_weights, vectors
 
-import keras
 import understudy as us
 from understudy.errors import UserError
 from understudy.keras import compare, distill

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 
-import keras
 from understudy.errors import UserError
 from understudy.keras.losses.kd import KerasLoss, SoftTargets
 from understudy.keras.objective import Objective, Signals

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+
 from understudy.errors import UserError
 from understudy.keras.adapters import Adapter
 from understudy.keras.losses.base import Loss

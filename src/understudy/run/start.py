@@ -103,9 +103,7 @@ def start(
             return _proceed(job, folder, objects, console)
 
 
-def resume(
-    path: Path, *, objects: Mapping[str, Any], console: Console | None, packages: Sequence[str] = ()
-) -> Result:
+def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None, packages: Sequence[str] = ()) -> Result:
     """Continue a run where its last checkpoint was written; a finished one is only shown.
 
     One of several processes on this machine is continued by as many, which are started here.
@@ -188,7 +186,7 @@ def _needs_launcher(path: Path, started: Mapping[str, Any], objects: Mapping[str
         raise UserError(f"it cannot go on with {launched}, whose sums differ: start {wanted}", where=where)
     if started["machines"] > 1:
         raise UserError(
-            f"on {started['machines']} machines: continue it there by torchrun, or by `understudy submit RECIPE --out {path}`",
+            f"on {started['machines']} machines: continue it there by torchrun, or `understudy submit RECIPE --out` it",
             where=where,
         )
     if objects:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from understudy.train.checkpoint import Checkpoints
 
 _LOCK = ".lock"
-_RECORDED = ("understudy", "torch", "torchvision", "numpy", "timm", "transformers", "accelerate")
+_RECORDED = (
+    "understudy", "torch", "torchvision", "numpy", "timm", "transformers", "accelerate", "diffusers", "ultralytics",
+    "torch-pruning", "keras",
+)  # fmt: skip
 
 
 class RunFolder:

@@ -4,6 +4,7 @@ import math
 from typing import Any, Literal
 
 import keras
+
 from understudy.keras.losses.base import Loss
 from understudy.keras.losses.functional import Tensor, compared, in_float32, standardized, weighted
 from understudy.keras.operations import ops

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 from keras import layers
+
 from understudy.keras.losses.base import Loss
 from understudy.keras.losses.functional import (
     Features,

@@ -93,25 +93,18 @@ def _verdicts(recipe: DiffusionRecipe, metric: str, models: Mapping[str, Any]) -
         return {}
     of = {name: {entry["seed"]: entry["last"] for entry in models[name]["metrics"][metric]["seeds"]} for name in models}
     found = verdicts(metric, of[control], {name: of[name] for name in students}, better="lower")
-    ends = f"the teacher with {steps} DDIM steps"
+    last = {name: about["metrics"][metric]["last"] for name, about in models.items()}
+    full = next(name for name, about in models.items() if about["role"] == "teacher")
+    few = f"the teacher with {steps} DDIM steps"
+    beside = f"{few} {last[control]:.3g}, with {models[full]['steps']} {last[full]:.3g}"
     return {
         name: replace(
             verdict,
-            text=verdict.text.replace("the student alone", ends).removesuffix(".")
-            + f"; {metric} {models[name]['metrics'][metric]['last']:.3g} against "
-            f"{models[control]['metrics'][metric]['last']:.3g}, the teacher with {_full(models)} steps "
-            f"{_teacher(models)['metrics'][metric]['last']:.3g}.",
+            text=f"{verdict.text.replace('the student alone', few).removesuffix('.')}; "
+            f"the student with {steps} steps has {metric} {last[name]:.3g}, {beside}.",
         )
         for name, verdict in found.items()
     }
-
-
-def _teacher(models: Mapping[str, Any]) -> dict[str, Any]:
-    return next(about for about in models.values() if about["role"] == "teacher")
-
-
-def _full(models: Mapping[str, Any]) -> int:
-    return _teacher(models)["steps"]
 
 
 def _notes(recipe: DiffusionRecipe, floor: Row | None) -> list[str]:
