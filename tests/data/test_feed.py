@@ -32,8 +32,8 @@ def feed(given: Subset | None = None, *, batch_size: int = 16, seed: int = 0, **
 def assert_same(first: Batch, second: Batch) -> None:
     for name, value in vars(first).items():
         other = getattr(second, name)
-        if value is None or other is None:
-            assert value is other
+        if not isinstance(value, torch.Tensor):
+            assert value == other
         else:
             torch.testing.assert_close(value, other, rtol=0, atol=0)
 

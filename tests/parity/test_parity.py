@@ -452,7 +452,7 @@ DAMAGES = {
     no_folder: "manifest.json: no such file",
     no_json: "manifest.json: is no manifest of recorded losses: Expecting",
     no_cases: "manifest.json: names no case",
-    another_manifest: "is no manifest of recorded losses: cases: Field required",
+    another_manifest: "manifest.json: names no case",
     no_tolerance: "cases.0.tolerance.loss_rtol: Field required",
     a_file_outside: "case logits_zoo names a file outside the folder",
     no_arrays: "logits_zoo.npz: no such file, though the manifest names it",

@@ -1,6 +1,7 @@
 """Runs by several processes for tests: forks of one process that has imported torch, joined through a file."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ SCRIPT = """
 import json, os, signal, sys, traceback
 import accelerate, scipy.stats, sklearn.datasets, torch, torch._dynamo, torchvision
 import understudy.tasks.classify.run
+from understudy.data import Preprocess, feed
 from understudy.recipe.reader import Source, build_recipe
 from understudy.run import measure
 from understudy.run import start as engine
@@ -26,6 +28,19 @@ def signal_after(steps):
         original(self, step)
     loop._Keeper.after_step = after_step
 
+def in_double():
+    # Rounding is out of the way: what then differs is wrong.
+    torch.set_default_dtype(torch.float64)
+    original = Preprocess.__call__
+    Preprocess.__call__ = lambda self, images: original(self, images).double()
+    mixed = feed.mix_labels
+    def in_single(*given):
+        torch.set_default_dtype(torch.float32)
+        labels = mixed(*given).double()
+        torch.set_default_dtype(torch.float64)
+        return labels
+    feed.mix_labels = in_single
+
 def work(job, rank):
     os.chdir(job["cwd"])
     errors = open(f"errors-{rank}.txt", "w")
@@ -34,6 +49,8 @@ def work(job, rank):
     if job["processes"] > 1:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{job['meet']}", rank=rank, world_size=job["processes"])
+    if job.get("double"):
+        in_double()
     if job.get("signal") and rank == job["processes"] - 1:
         signal_after(job["signal"])
     try:
@@ -69,7 +86,11 @@ class Processes:
 
     def __init__(self) -> None:
         self.script = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},  # what torch thinks of unused parameters
         )
 
     def run(self, recipe: dict, folder: Path, processes: int, **more: int) -> list[str]:

@@ -44,20 +44,21 @@ def cases(base: dict) -> dict[str, dict]:
         "a last batch of one image, clipping, a moving average": {
             **base, "data": {**base["data"], "train": 97}, "train": {**train, "clip": 0.5, "ema": 0.9},
         },
-        "mixed images, of which most have no label; accumulated, gradient shares held": {
+        "mixed images, of which most have no label, accumulated": {
             **base,
             "data": {
                 "name": "digits", "train": 150, "labels": 50, "transfer": "rest", "validation": 30,
                 "augment": {"mixup": 0.4, "cutmix": 1.0, "crop": 1, "flip": True},
             },
-            "method": {"name": "held", "labels": 1.0, "objectives": [
-                {"loss": "kd", "weight": "30%"}, {"loss": "dkd", "weight": 0.1}]},
+            "method": ["kd", "dkd"],
             "train": {**train, "epochs": 2, "accumulate": 3},
         },
-        "two views, features after an init stage": {
+        "two views, features after an init stage, gradient shares held": {
             **base,
             "data": {**base["data"], "second_view": {"crop": 1}},
-            "method": {"name": "hint", "loss": "fitnet", "student": "fc1", "teacher": "fc1", "init": 1},
+            "method": {"name": "held", "objectives": [
+                {"loss": "logits", "student": "fc1", "teacher": "fc1", "init": 1, "weight": 1.0},
+                {"loss": "kd", "weight": "30%"}]},
         },
     }  # fmt: skip
 
@@ -82,7 +83,8 @@ def test_two_processes_give_the_losses_of_one(number, described, runs, tmp_path)
     recipe = list(cases(described).values())[number]
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):
-        assert runs.run(recipe, folder, processes) == [""] * processes
+        # A cache keeps the teacher's answers in single precision.
+        assert runs.run({**recipe, "cache": "off"}, folder, processes, double=1) == [""] * processes
     assert files(one) == files(two)
     logs = sorted(path.relative_to(one) for path in one.glob("arms/*/*/metrics.jsonl"))
     assert len(logs) >= 3
@@ -90,8 +92,9 @@ def test_two_processes_give_the_losses_of_one(number, described, runs, tmp_path)
         rows, others = read_log(one / log), read_log(two / log)
         assert [row["kind"] for row in rows] == [row["kind"] for row in others]
         for row, other in zip(rows, others, strict=True):
-            # What is measured of images is counted, so equal; sums differ in their last digit.
-            assert numbers(other) == pytest.approx(numbers(row), rel=2e-6, abs=1e-7), log
+            if row["kind"] == "gradients" and recipe["train"].get("accumulate"):
+                continue  # measured on the first micro-batch, which holds other samples
+            assert numbers(other) == pytest.approx(numbers(row), rel=1e-10, abs=1e-12), log
     environment = json.loads((two / "environment.json").read_text())
     assert (environment["processes"], environment["machines"]) == (2, 1)
     assert "processes" not in json.loads((one / "environment.json").read_text())
@@ -162,6 +165,16 @@ def test_a_run_is_not_continued_by_another_number_of_processes(unfinished, resum
     record(unfinished, processes=16, machines=2)
     with pytest.raises(UserError, match="on 2 machines: continue it there"):
         resume()
+
+
+def test_nproc_must_be_what_a_launcher_started(small_recipe, tmp_path, monkeypatch, capsys):
+    from understudy.cli import main
+
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small_recipe))
+    started_by(monkeypatch, 2)
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--nproc", "3", "--out", str(tmp_path / "run")]) == 2
+    assert "--nproc: a launcher started 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_task_or_a_batch_that_cannot_be_shared_is_refused(tiny, run, monkeypatch, tmp_path):
@@ -274,7 +287,7 @@ def test_nproc_what_a_person_did_wrong_is_said_once(described, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(described))
     for change, message in (
-        ("train.epoch=3", "'epoch'"),  # seen before anything is started
+        ("train.epoch=3", "did you mean 'epochs'"),  # seen before anything is started
         ("student.hidden=[0]", "student"),
         ("train.batch_size=1", "train.batch_size: 1 images cannot be shared by 2 processes"),
     ):
@@ -287,14 +300,11 @@ def test_nproc_what_a_person_did_wrong_is_said_once(described, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it_too_and_the_number_is_asserted(described, tmp_path):
+def test_torchrun_starts_it_too(described, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(described))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     words = ["understudy", "run", str(recipe), "--out", "run"]
-    ended = subprocess.run([*torchrun, *words, "--nproc", "3"], cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "--nproc: a launcher started 2 processes" in ended.stderr
     ended = subprocess.run([*torchrun, *words, "-q"], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == ["run"]

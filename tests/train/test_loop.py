@@ -231,13 +231,13 @@ def test_the_moving_average_follows_its_formula(make):
 def test_bfloat16_runs_on_a_cpu_with_losses_in_float32(make, fitted, monkeypatch):
     task, teacher = make(train={"precision": "bf16"})
     kinds = set()
-    original = Arm._guard
+    original = Arm._total
 
-    def guard(self, means, *more):
-        kinds.update(value.dtype for value in means.values())
-        original(self, means, *more)
+    def total(self, losses, *more, **settings):
+        kinds.update(value.dtype for value in losses.parts.values())
+        return original(self, losses, *more, **settings)
 
-    monkeypatch.setattr(Arm, "_guard", guard)
+    monkeypatch.setattr(Arm, "_total", total)
     stage = student_stage(task, 0, {"teacher": teacher})
     folder = fitted(stage)
     assert kinds == {torch.float32}

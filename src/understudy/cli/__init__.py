@@ -27,7 +27,7 @@ app = typer.Typer(
 # In the order of the help: the way a newcomer takes, then what surrounds it.
 for _command in (
     "quickstart", "recipes", "init", "check", "run", "compare", "submit", "resume", "train", "evaluate", "predict",
-    "sample", "detect", "report", "methods", "models", "taps", "parity",
+    "sample", "detect", "report", "analyse", "methods", "models", "taps", "parity",
 ):  # fmt: skip
     import_module(f"understudy.cli.{_command}").register(app)
 

@@ -34,6 +34,7 @@ def evaluate(
     heads: Annotated[
         str | None, typer.Option(help="What two heads answer: mean, sum_softmax, class or distillation.")
     ] = None,
+    steps: Annotated[str | None, typer.Option(help="Of a diffusion run: numbers of steps, such as 1,2,4,64.")] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes that share the work; the scores stay the same.")] = 1,
     packages: Import = None,
 ) -> None:
@@ -55,8 +56,10 @@ def evaluate(
         check_name(model)
     recipe: Any = _recipe_of(model) if is_folder else None
     if recipe is not None and recipe.task != "classify":
-        print(_by_task(recipe.task, Path(model), options or []))
+        print(_by_task(recipe.task, Path(model), [*(options or []), *([f"steps={steps}"] if steps else [])]))
         return
+    if steps is not None:
+        raise UserError("belong to a run of diffusion", where="--steps")
     of_model, of_data = ([], options or []) if is_folder else divide(options or [], data)
     described = None if images is not None else _described(model, recipe, data, of_model, of_data)
     if images is not None and of_data:

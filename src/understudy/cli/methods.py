@@ -42,7 +42,10 @@ def _list() -> None:
     from understudy.losses.table import FAMILIES
 
     table = Table(
-        Column("method", no_wrap=True), Column("compares", no_wrap=True), "needs", "costs", "paper", box=box.SIMPLE
+        Column("method", no_wrap=True),
+        Column("compares", no_wrap=True),
+        *(Column(name, overflow="fold") for name in ("needs", "costs", "paper")),
+        box=box.SIMPLE,
     )
     for rows in FAMILIES.values():
         for word, row in rows.items():

@@ -142,7 +142,7 @@ def _graph(model: keras.Model, paths: tuple[str, ...], output: bool) -> keras.Mo
         if not isinstance(outputs[f"tap {path}"], keras.KerasTensor):
             return None
     try:
-        return keras.Model(model.inputs, outputs, name=f"{model.name}_tapped")
+        return keras.Model(model.inputs[0], outputs, name=f"{model.name}_tapped")
     except ValueError:  # an output of another graph that the layer is part of
         return None
 

@@ -5,7 +5,7 @@ import math
 DASH = "–"
 MINUS = "−"
 
-_NOT_FRACTIONS = {"loss", "fid", "kid", "inception_score", "perplexity", "mse", "mae", "rmse"}
+_NOT_FRACTIONS = {"loss", "fid", "frechet", "paired_mse", "kid", "inception_score", "perplexity", "mse", "mae", "rmse"}
 
 
 def is_fraction(metric: str) -> bool:

@@ -68,7 +68,7 @@ class Students:
             for index, seed in enumerate(recipe.all_seeds):
                 teacher = teachers[index % len(teachers)]
                 task.start_students_from(teacher)
-                task.remember(teacher, runs_root() / ".answers")
+                task.remember(teacher, _answers(folder))
                 who = ready_assistants(task, folder, teacher, display, stop)
                 _train_students(task, folder, seed, who, display, stop)
         _tell_of_cache(teachers, display)
@@ -93,6 +93,12 @@ def _sum_up(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: b
         best = folder.arm(results["best"], task.recipe.seed) / "student"
         shutil.copytree(best, folder.path / "student", dirs_exist_ok=True)
     return results
+
+
+def _answers(folder: RunFolder) -> Path:
+    """Where answers are kept: once for all runs below the usual root, else beside the run."""
+    root = runs_root().resolve()
+    return (root if root in folder.path.resolve().parents else folder.path.parent) / ".answers"
 
 
 def _tell_of_cache(teachers: Sequence[Teacher], display: Display) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from understudy.errors import UserError
 
@@ -19,6 +20,8 @@ from understudy.errors import UserError
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
+# ultralytics puts its own function in the place of Pillow's, for every reader in the process: Pillow's is put back.
+_open_image = Image.open
 try:
     import ultralytics
     from ultralytics import YOLO
@@ -44,6 +47,8 @@ except ModuleNotFoundError as error:
     raise UserError(
         f"detectors need ultralytics ({error}): pip install 'understudy[detect]' (it is AGPL-3.0)"
     ) from error
+
+Image.open = _open_image
 
 __all__ = [
     "DEFAULT_CFG", "LOGGER", "TRAINERS", "YOLO", "AutoBackend", "BaseTrainer", "C2f", "C3k2", "Classify", "Detect",

@@ -279,3 +279,30 @@ def _contenders(task: Diffusion, run: Path, steps: tuple[int, ...]) -> list[Cont
                 name = one.name if sampler == "ddim" else f"{one.name}_{number}"
                 found.append(Contender(name, "distilled", student, one.card.process, number, sampler, "distilled"))
     return found
+
+
+def evaluate(folder: Path, options: Sequence[str]) -> str:
+    """What `understudy evaluate RUN --steps 1,4` prints: a line for each sampler and number of steps.
+
+    Args:
+        folder: of a finished run.
+        options: `steps=1,4`; by default the recipe's own rounds.
+
+    Raises:
+        UserError: another option, or numbers that are none.
+    """
+    given = dict(text.partition("=")[::2] for text in options)
+    if unknown := set(given) - {"steps"}:
+        raise UserError("is nothing to a run of diffusion: there is --steps 1,2,4", where=f"'{sorted(unknown)[0]}'")
+    words = given.get("steps", "1,2,4,8").split(",")
+    if not all(word.strip().isdigit() for word in words):
+        raise UserError("numbers of steps are written as 1,2,4", where=f"--steps {given['steps']}")
+    rows = evaluate_run(folder, [int(word) for word in words])
+    columns = list(rows[0])
+    lines = [
+        [f"{row[column]:.4g}" if isinstance(row[column], float) else str(row[column]) for column in columns]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+    told = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [columns, *lines]]
+    return "\n".join("  ".join(line).rstrip() for line in told)

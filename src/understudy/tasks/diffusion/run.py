@@ -11,6 +11,7 @@ from torch import nn
 
 from understudy.run.measure import multiply_adds, parameter_count, seconds_a_step, size_on_disk
 from understudy.tasks.diffusion import contest
+from understudy.tasks.diffusion.commands import evaluate
 from understudy.tasks.diffusion.contest import Contender
 from understudy.tasks.diffusion.draw import balanced, starting_noise
 from understudy.tasks.diffusion.guidance import Guided
@@ -28,7 +29,7 @@ from understudy.train.guard import StopRequest
 from understudy.train.machine import device, machine
 from understudy.train.progress import Display
 
-__all__ = ["Distillation", "load", "machine", "prepare", "rehearse", "reopen"]
+__all__ = ["Distillation", "evaluate", "load", "machine", "prepare", "rehearse", "reopen"]
 
 _SHOWN, _MOMENTS = 12, 9
 

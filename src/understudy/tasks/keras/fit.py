@@ -136,7 +136,8 @@ def train(
     keras.utils.set_random_seed(seed)
     source = _batches(parts.train, settings, seed)
     watch = _Watch(parts, source, folder, name, settings.epochs, display, stop)
-    model.fit(source, epochs=settings.epochs, verbose=0, callbacks=[watch])  # pyright: ignore[reportArgumentType]
+    # `source` orders its samples itself; a data set given in Python does so too.
+    model.fit(source, epochs=settings.epochs, verbose=0, callbacks=[watch], shuffle=False)  # pyright: ignore[reportArgumentType]
 
 
 def compile_model(model: keras.Model, settings: KerasTrain, parts: Parts) -> None:
