@@ -288,10 +288,10 @@ def test_nproc_what_a_person_did_wrong_is_said_once(described, tmp_path):
     recipe.write_text(yaml.safe_dump(described))
     for change, message in (
         ("train.epoch=3", "did you mean 'epochs'"),  # seen before anything is started
-        ("student.hidden=[0]", "student"),
+        ("student.mean=[0.1,0.2] student.std=[1,1]", "student.mean: has 2 values, the images have 1 channels"),
         ("train.batch_size=1", "train.batch_size: 1 images cannot be shared by 2 processes"),
     ):
-        ended = command(["run", str(recipe), change, "--nproc", "2", "--out", "run"], tmp_path)
+        ended = command(["run", str(recipe), *change.split(), "--nproc", "2", "--out", "run"], tmp_path)
         _, err = ended.communicate(timeout=120)
         assert ended.returncode == 2, err
         assert err.count("\n") == 1

@@ -41,9 +41,7 @@ def device(wanted: Machine) -> torch.device:
         on_gpu = wanted.device == "cuda" or (wanted.device == "auto" and torch.cuda.is_available())
         return torch.device("cuda", processes.local_rank()) if on_gpu else torch.device("cpu")
     if wanted.device == "auto":
-        from accelerate import PartialState
-
-        return PartialState().device or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         chosen = torch.device(wanted.device)
         torch.empty(1, device=chosen)

@@ -291,7 +291,7 @@ def evaluate(folder: Path, options: Sequence[str]) -> str:
     Raises:
         UserError: another option, or numbers that are none.
     """
-    given = dict(text.partition("=")[::2] for text in options)
+    given = {text.partition("=")[0]: text.partition("=")[2] for text in options}
     if unknown := set(given) - {"steps"}:
         raise UserError("is nothing to a run of diffusion: there is --steps 1,2,4", where=f"'{sorted(unknown)[0]}'")
     words = given.get("steps", "1,2,4,8").split(",")
