@@ -2,14 +2,21 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from detect_helpers import SMALL, narrow, paint
 
+from understudy.errors import UserError
+
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="understudy-yolo-"))
 os.environ.setdefault("YOLO_VERBOSE", "false")
+
+# Ours comes first: it puts Pillow's reader back, which ultralytics replaces for the whole process when imported.
+with suppress(UserError):
+    import understudy.tasks.detect.guest  # noqa: F401
 
 
 @pytest.fixture(scope="session")
