@@ -160,6 +160,26 @@ assert "keras" not in sys.modules and "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def test_a_recipe_chooses_the_backend_before_keras_is_imported(tmp_path):
+    code = """
+import os, sys
+os.environ.pop("KERAS_BACKEND")
+from understudy.tasks.keras import run
+from understudy.tasks.keras.recipe import KerasTrain
+assert "keras" not in sys.modules
+with run.machine(KerasTrain(backend="torch")) as facts:
+    assert facts["backend"] == "torch"
+from understudy.errors import UserError
+try:
+    with run.machine(KerasTrain(backend="jax")):
+        raise SystemExit("another backend was accepted")
+except UserError as error:
+    assert "KERAS_BACKEND=jax" in str(error)
+"""
+    done = _python(code, "torch", KERAS_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_a_run_on_another_backend_imports_no_torch(backend, tmp_path):

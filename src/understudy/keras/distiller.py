@@ -1,7 +1,7 @@
 """The Distiller: a `keras.Model` whose fit trains a student on its objectives, with one forward of it a step."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,16 @@ from understudy.errors import UserError
 from understudy.keras.losses.kd import KerasLoss, SoftTargets
 from understudy.keras.objective import Objective, Signals
 from understudy.keras.operations import ops
-from understudy.keras.taps import Tapped, find, shapes_at
+from understudy.keras.probe import (
+    check_from_logits,
+    distinct_names,
+    example_for,
+    labels_like,
+    shapes_to_match,
+    union,
+    with_mask,
+)
+from understudy.keras.taps import Tapped, find
 from understudy.keras.teacher import Teacher, are_probabilities, logits_of
 
 Tensor = Any
@@ -111,7 +120,7 @@ class Distiller(keras.Model):
         self.student = student
         self.asked = Teacher(teacher, preprocess=preprocess) if isinstance(teacher, keras.Model) else teacher
         self.teacher = None if self.asked is None else self.asked.model
-        self._example = _example(student, example)
+        self._example = example_for(student, example)
         self._kept = _Kept()
         self._mask = _Mask()
         self._labels_loss = False
@@ -165,7 +174,7 @@ class Distiller(keras.Model):
             self._as_in_example(student_loss_fn, distillation_loss_fn, alpha, temperature)
         if loss is None and not self.objectives:
             raise UserError("there is nothing to train on: give the Distiller objectives, or compile a loss")
-        _check_from_logits(loss)
+        check_from_logits(loss)
         self._labels_loss = loss is not None
         self._beside.compiled_with = (student_loss_fn, distillation_loss_fn, alpha, temperature)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **settings)
@@ -199,7 +208,7 @@ class Distiller(keras.Model):
             student_features=features or {},
             teacher_features=of_teacher,
             labels=y,
-            sample_weight=_with_mask(sample_weight, self._mask(logits)) if self._masks else sample_weight,
+            sample_weight=with_mask(sample_weight, self._mask(logits)) if self._masks else sample_weight,
         )
         for objective, tracker in zip(self.objectives, self._beside.trackers, strict=True):
             if not objective.counts:
@@ -291,18 +300,18 @@ class Distiller(keras.Model):
     def _settle(self, new: list[Objective]) -> None:
         """Settle how both models are run; make the weights and adapters of new objectives, and try them."""
         objectives = self.objectives
-        self._tapped = Tapped(self.student, _union(objective.student_paths for objective in objectives))
-        self._teacher_taps = _union(objective.teacher_paths for objective in objectives if objective.counts)
+        self._tapped = Tapped(self.student, union(objective.student_paths for objective in objectives))
+        self._teacher_taps = union(objective.teacher_paths for objective in objectives if objective.counts)
         self._needs_logits = any(objective.needs_teacher_logits and objective.counts for objective in objectives)
         output, features = self._tapped(self._example, training=False)
         logits = logits_of(output, "student")
         # Layers that make masks make them of every batch.
         self._masks = self._mask(logits) is not None
         answer, of_teacher = self._ask(self._example)
-        example = Signals(logits, answer, features, of_teacher, labels=_labels_like(logits))
+        example = Signals(logits, answer, features, of_teacher, labels=labels_like(logits))
         for objective in new:
             objective.fit_to(example)
-        self._beside.trackers = [keras.metrics.Mean(name=name) for name in _names(objectives)]
+        self._beside.trackers = [keras.metrics.Mean(name=name) for name in distinct_names(objectives)]
 
     def _check(self, objective: Objective) -> None:
         if objective.needs_teacher and self.asked is None:
@@ -330,12 +339,12 @@ class Distiller(keras.Model):
             theirs = self.asked.prepared(self._example)
             objective.teacher_paths = find(self.asked.model, objective.teacher_tap, theirs)
         if objective.student_tap in ("auto", "last"):
-            own = _shapes(self.student, objective.student_paths, self._example)
+            own = shapes_to_match(self.student, objective.student_paths, self._example)
             other = own
             matched = self.asked is not None and objective.teacher_tap in ("auto", "last")
             if matched and self.asked is not None:
                 theirs = self.asked.prepared(self._example)
-                other = _shapes(self.asked.model, objective.teacher_paths, theirs)
+                other = shapes_to_match(self.asked.model, objective.teacher_paths, theirs)
             students, teachers = match(own, other)
             if not students:
                 raise UserError(f"'{objective.name}': no feature maps or tokens found to compare: name the taps")
@@ -363,78 +372,3 @@ class Distiller(keras.Model):
             ]
         )
         self._settle(self._beside.made_at_compile)
-
-
-def _example(student: keras.Model, given: Any) -> Tensor:
-    """A small batch to try the models on."""
-    if given is not None:
-        return ops.convert_to_tensor(given[:4] if hasattr(given, "__getitem__") else given)
-    inputs = getattr(student, "inputs", None)
-    if not inputs:
-        raise UserError(
-            f"the student '{student.name}' has no input shape yet: give example=x[:4], or build it as a Functional or "
-            "Sequential model with a keras.Input"
-        )
-    if len(inputs) > 1:
-        raise UserError(f"the student '{student.name}' has {len(inputs)} inputs: one is supported")
-    shape = inputs[0].shape[1:]
-    if None in shape:
-        raise UserError(f"the student '{student.name}' takes inputs of any size {shape}: give example=x[:4]")
-    if "int" in inputs[0].dtype:
-        return ops.zeros((4, *shape), dtype=inputs[0].dtype)
-    random = np.random.default_rng(0).random((4, *shape))
-    return ops.convert_to_tensor(random.astype("float32"))
-
-
-def _shapes(model: keras.Model, paths: Sequence[str], example: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes (N, C, H, W) or (N, L, D) of what is tapped, as the matching wants them."""
-    found = shapes_at(model, paths, example)
-    if keras.config.image_data_format() == "channels_first":
-        return {path: found[path] for path in paths}
-    shapes = {path: found[path] for path in paths}
-    return {path: (s[0], s[3], s[1], s[2]) if len(s) == 4 else s for path, s in shapes.items()}
-
-
-def _labels_like(logits: Tensor) -> Tensor:
-    """Class numbers for a trial of the losses."""
-    shape = tuple(logits.shape[:-1])
-    return ops.convert_to_tensor((np.arange(int(np.prod(shape))) % logits.shape[-1]).reshape(shape).astype("int32"))
-
-
-def _with_mask(sample_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Weights of the positions that count, as Keras makes them: masked ones 0, the others raised to keep the mean."""
-    if mask is None:
-        return sample_weight
-    kept = ops.cast(mask, "float32")
-    kept = kept / ops.maximum(ops.mean(kept), 1e-7)
-    if sample_weight is None:
-        return kept
-    weight = ops.cast(sample_weight, "float32")
-    if len(weight.shape) > len(kept.shape):
-        weight = ops.squeeze(weight, -1)
-    return kept * ops.reshape(weight, (*ops.shape(weight), *(1,) * (len(kept.shape) - len(weight.shape))))
-
-
-def _check_from_logits(loss: Any) -> None:
-    """Refuse a cross entropy that takes the student's logits for probabilities."""
-    name = loss if isinstance(loss, str) else type(loss).__name__
-    known = {"sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
-             "categorical_crossentropy": "CategoricalCrossentropy"}  # fmt: skip
-    name = known.get(name, name)
-    if name not in known.values():
-        return
-    if isinstance(loss, str) or loss.get_config().get("from_logits") is False:
-        raise UserError(f"the student gives logits: compile loss=keras.losses.{name}(from_logits=True)")
-
-
-def _names(objectives: Sequence[Objective]) -> list[str]:
-    """The objectives' names, numbered where two have the same."""
-    names: list[str] = []
-    for objective in objectives:
-        again = (objective.name, *(f"{objective.name}_{number}" for number in range(2, len(objectives) + 1)))
-        names.append(next(name for name in again if name not in names))
-    return names
-
-
-def _union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(path for group in groups for path in group))

@@ -1,6 +1,7 @@
 """What a run of a Keras recipe does: the teacher made ready, then each seed's students, by Keras' own fit."""
 
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from understudy.errors import UserError
-from understudy.keras.operations import ops
 from understudy.recipe.schema import Machine
 from understudy.tasks.keras.recipe import KerasRecipe, KerasTrain
 from understudy.train.folder import RunFolder
@@ -153,8 +153,11 @@ def machine(wanted: Machine) -> Iterator[dict[str, Any]]:
     assert isinstance(wanted, KerasTrain)
     if importlib.util.find_spec("keras") is None:
         raise UserError("this recipe needs Keras: pip install 'understudy[keras]'")
-    if wanted.backend != "auto" and "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = wanted.backend
+    if "keras" not in sys.modules:
+        if wanted.backend == "auto":
+            _torch_if_the_usual_one_is_missing()
+        else:
+            os.environ["KERAS_BACKEND"] = wanted.backend
     import keras
 
     found = keras.backend.backend()
@@ -271,10 +274,25 @@ def _save(model: Any, folder: Path) -> None:
 
 
 def _tensor(values: Any) -> Any:
+    from understudy.keras.operations import ops
 
     return ops.convert_to_tensor(values)
 
 
 def _to_numpy(values: Any) -> Any:
+    from understudy.keras.operations import ops
 
     return ops.convert_to_numpy(values)
+
+
+def _torch_if_the_usual_one_is_missing() -> None:
+    """Keras takes TensorFlow where nothing is set, installed or not; torch is there wherever understudy is."""
+    if "KERAS_BACKEND" in os.environ:
+        return
+    settings = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    try:
+        usual = json.loads(settings.read_text()).get("backend", "tensorflow")
+    except (OSError, ValueError):
+        usual = "tensorflow"
+    if importlib.util.find_spec(usual) is None:
+        os.environ["KERAS_BACKEND"] = "torch"
