@@ -36,12 +36,12 @@ SCHEMES: list[dict[str, Any]] = [
 
 
 def recipe(names: list[str], seeds: int, epochs: int) -> dict[str, Any]:
-    """10,000 MNIST images, a convolutional pair, a short budget."""
+    """5,000 MNIST images, a convolutional pair, a short budget."""
     methods = [{"name": name, "taught_by": "teacher", **SAID.get(name, {})} for name in names if name in LOSSES]
     methods += [scheme for scheme in SCHEMES if scheme["name"] in names]
     return {
         "name": "methods",
-        "data": {"name": "mnist", "train": 10_000, "validation": "none"},
+        "data": {"name": "mnist", "train": 5_000, "validation": "none"},
         "teacher": {"name": "cnn", "widths": [16, 32], "train": {"epochs": 4}},
         "assistants": [{"name": "cnn", "widths": [8, 16]}] if "takd" in names else [],
         "student": {"name": "cnn", "widths": [4, 8]},
