@@ -19,6 +19,7 @@ import understudy as us
 from understudy.cli import main
 from understudy.errors import UserError
 from understudy.run.measure import parameter_count
+from understudy.tasks.detect.diagrams import evaluate_relations, generate_diagrams
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,6 +76,24 @@ def test_the_chain_ends_in_table_verdict_report_and_pictures(recipe, tmp_path):
     assert {"trained.pt", "sparse.pt", "pruned.pt", "finetuned.pt"} <= {
         path.name for path in (tmp_path / "run" / "weights").iterdir()
     }
+
+
+def test_diagrams_end_in_precision_recall_and_f1_of_relations(recipe, tmp_path):
+    recipe["data"] = str(generate_diagrams(tmp_path / "diagram", count=16, val=0.25, test=0.25))
+    recipe["stages"] = {
+        "train": {"epochs": 1},
+        "distill": {"epochs": 1, "methods": ["mgd"]},
+        "relations": {"images": 2, "conf": 0.01},
+    }
+    result = us.run(recipe, out=tmp_path / "run", quiet=True)
+    relations = next(extra for extra in result.results["extra"] if extra["title"] == "Relations")
+    assert [row[0] for row in relations["table"]["rows"]] == ["teacher", "student_alone", "student_mgd", "true boxes"]
+    figures = dict(zip(relations["table"]["columns"], relations["table"]["rows"][-1], strict=True))
+    alone = evaluate_relations(tmp_path / "diagram", split="test").on_true_boxes
+    assert figures["F1"] == f"{alone.directed.f1:.3f}"
+    assert figures["node F1"] == "1.000"
+    assert len(list((tmp_path / "run" / "relations").iterdir())) == 2
+    assert (tmp_path / "run" / "relations.png").exists()
 
 
 def test_a_killed_run_goes_on_and_repeats_no_finished_stage(recipe, tmp_path):

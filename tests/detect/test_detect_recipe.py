@@ -51,6 +51,7 @@ def test_a_recipe_names_its_arms_after_its_methods(plain):
         ("data=nowhere.yaml", "no such data YAML"),
         ("stages.prune.round_too=8", "did you mean 'round_to'"),
         ("stages.distill.methods=[dkd]", "a label for each image"),
+        ("stages.relations={}", "needs the parents of the test boxes"),
     ],
 )
 def test_what_is_wrong_is_said_by_key(plain, override, said):
@@ -69,10 +70,10 @@ def test_ultralytics_arguments_are_checked_where_it_is_installed(plain):
     assert read(plain, "args.close_mosaic=3", "stages.train.lr0=0.01").stages.train.options == {"lr0": 0.01}
 
 
-def test_the_shipped_recipe_is_sound():
-    assert "yolo-bccd" in shipped()
-    recipe = read_recipe("yolo-bccd", ["stages.distill.teacher=trained"], files=False)
-    assert recipe.arms == ["student_cwd", "student_mgd"]
+def test_the_shipped_recipes_are_sound():
+    assert {"yolo-bccd", "diagram-tree"} <= set(shipped())
+    assert read_recipe("yolo-bccd", [], files=False).arms == ["student_cwd", "student_mgd"]
+    assert read_recipe("diagram-tree", [], files=False).arms == ["student_mgd"]
 
 
 def test_reading_a_recipe_imports_neither_torch_nor_ultralytics(plain, tmp_path):

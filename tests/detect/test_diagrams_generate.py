@@ -5,6 +5,7 @@ import pytest
 import yaml
 from PIL import Image, ImageFont
 
+from understudy.cli import main
 from understudy.errors import UserError
 from understudy.tasks.detect.diagrams import (
     draw_diagram,
@@ -195,6 +196,28 @@ def test_wrong_numbers_are_refused_before_anything_is_written(tmp_path, options,
     with pytest.raises(UserError, match=message):
         generate_diagrams(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_command_makes_what_the_function_makes(dataset, tmp_path, capsys):
+    out = tmp_path / "made"
+    assert main(["detect", "generate", str(out), "count=20", "seed=5", "val=0.2", "test=0.2"]) == 0
+    assert capsys.readouterr().out.strip().endswith("diagram.yaml")
+    first, again = ({path.name: path.read_bytes() for path in root.rglob("*.*")} for root in (dataset.parent, out))
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["counts=3"], "did you mean 'count'"),
+        (["count=many"], "count: should be a whole number"),
+        (["count=0"], "at least 1 image"),
+    ],
+)
+def test_wrong_words_of_the_command_end_in_one_line(tmp_path, capsys, words, said):
+    assert main(["detect", "generate", str(tmp_path / "made"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -15,7 +15,8 @@ from understudy.losses.table import LOSSES
 from understudy.tasks.detect.catalogue import check_method
 from understudy.tasks.detect.guest import YOLO, DistillationModel, get_cfg, load_checkpoint
 from understudy.tasks.detect.methods import read_method
-from understudy.tasks.detect.wrapper import Distillation, DistilledModel, _rows
+from understudy.tasks.detect.outputs import compared_logits
+from understudy.tasks.detect.wrapper import Distillation, DistilledModel
 
 
 def network(path, seed=0):
@@ -149,7 +150,7 @@ def heads(anchors=5, classes=3, bins=4):
 
 def test_scores_are_compared_as_the_head_has_them_yes_or_no():
     student, teacher = heads()
-    own, other = _rows("scores", student, teacher)
+    own, other = compared_logits("scores", student, teacher)
     kl = F.kl_div(own.log_softmax(1), other.log_softmax(1), log_target=True, reduction="sum")
     p, q = teacher["scores"].sigmoid(), student["scores"].sigmoid()
     expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
@@ -158,7 +159,7 @@ def test_scores_are_compared_as_the_head_has_them_yes_or_no():
 
 def test_boxes_are_compared_side_by_side_over_their_bins():
     student, teacher = heads(bins=4)
-    own, _ = _rows("boxes", student, teacher)
+    own, _ = compared_logits("boxes", student, teacher)
     assert own.shape == (2 * 5 * 4, 4)
     first_anchor = teacher["scores"][0].amax(0).argmax()
     torch.testing.assert_close(own[:4], student["boxes"][0, :, first_anchor].reshape(4, 4))
@@ -167,10 +168,10 @@ def test_boxes_are_compared_side_by_side_over_their_bins():
 def test_heads_with_other_bins_and_one_class_are_refused():
     student, _ = heads(bins=4)
     with pytest.raises(UserError, match="other bins"):
-        _rows("boxes", student, heads(bins=1)[1])
+        compared_logits("boxes", student, heads(bins=1)[1])
     single = {**student, "scores": student["scores"][:, :1]}
     with pytest.raises(UserError, match="nothing to compare"):
-        _rows("classes", single, single)
+        compared_logits("classes", single, single)
 
 
 def test_a_checkpoint_holds_connectors_and_options_but_no_teacher(tmp_path):

@@ -17,7 +17,7 @@ Arguments = Annotated[
 ]
 
 stages = typer.Typer(
-    help="Detectors (ultralytics, AGPL-3.0): train, sparsify, prune, finetune, distill, export, compare, predict.",
+    help="Detectors (ultralytics, AGPL-3.0), from training to export; diagrams: boxes and their parents.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -181,6 +181,35 @@ def evaluate(
     from understudy.tasks.detect.relations import evaluate_weights
 
     print(evaluate_weights(weights, data, split=split, **given))
+
+
+@stages.command()
+def generate(arguments: Arguments = None) -> None:
+    """Draw diagrams to train and test on: out=datasets/diagram (or OUT) count=500 seed=0.
+
+    Also val=0.1 and test=0.1, their shares. Writes images/, labels/, plabels/ (with each box's parent), diagram.yaml.
+    """
+    given = parse(arguments, positional=("out",))
+    out = _take(given, "out")
+
+    from understudy.errors import did_you_mean
+    from understudy.recipe.signature import options, wrong_type
+
+    known = options("understudy.tasks.detect.diagrams.generate", "generate_diagrams")
+    names = known.keys() - {"progress"}
+    for name, value in given.items():
+        if name not in names:
+            raise UserError(f"no option '{name}', {did_you_mean(name, names)}")
+        if problem := wrong_type(known[name], value):
+            raise UserError(f"{name}: {problem}")
+
+    from rich.progress import Progress
+
+    from understudy.tasks.detect.diagrams import generate_diagrams
+
+    with Progress(transient=True) as progress:
+        drawn = progress.add_task("diagrams", total=given.get("count", 500))
+        print(generate_diagrams(out, **given, progress=lambda done: progress.update(drawn, completed=done)))
 
 
 def parse(arguments: list[str] | None, *, positional: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -94,6 +94,16 @@ class PredictStage(Open):
     images: Positive = 6
 
 
+class RelationsStage(Open):
+    """Boxes with their parents on the test diagrams, whose `plabels/` lie beside `images/` in the data YAML's folder.
+
+    `trace` follows the drawn lines; else the search has boxes only. Further keys are ultralytics' own, such as `conf`.
+    """
+
+    trace: bool = True
+    images: Positive = 6
+
+
 class Stages(Part):
     """What is done, in this order; what is not named is left out."""
 
@@ -105,6 +115,7 @@ class Stages(Part):
     distill: DistillStage
     export: ExportStage | None = None
     predict: PredictStage | None = None
+    relations: RelationsStage | None = None
 
 
 class DetectRecipe(Recipe):
@@ -128,6 +139,11 @@ class DetectRecipe(Recipe):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"stages: two methods are called '{sorted(twice)[0]}', give one a name of its own (as:)")
         return self
+
+    @property
+    def controls(self) -> list[str]:
+        """The arm that has no teacher, where there is one."""
+        return ["student_alone"] if self.control == "train" else []
 
     @property
     def arms(self) -> list[str]:
@@ -172,10 +188,10 @@ def problems(recipe: DetectRecipe, *, files: bool = True) -> Iterator[Problem]:
         if problem := check_method(method_of(method)):
             yield ("stages", "distill", "methods", index), problem
     yield from _arguments(("args",), recipe.args)
-    for name in ("train", "sparsify", "finetune", "distill", "export", "predict"):
+    for name in ("train", "sparsify", "finetune", "distill", "export", "predict", "relations"):
         stage = getattr(stages, name)
         if isinstance(stage, Open):
-            extra = {"half", "int8"} if name in ("export", "predict") else set()
+            extra = {"half", "int8"} if name in ("export", "predict", "relations") else set()
             yield from _arguments(("stages", name), {k: v for k, v in stage.options.items() if k not in extra})
     is_yaml = recipe.model.endswith((".yaml", ".yml"))
     if stages.train is None and is_yaml:
@@ -190,9 +206,13 @@ def problems(recipe: DetectRecipe, *, files: bool = True) -> Iterator[Problem]:
         if name.endswith(".pt") and not Path(name).expanduser().is_file():
             yield path, f"there is no file '{name}' (looked from {Path.cwd()}); nothing is downloaded"
     try:
-        read_data(data_file(recipe.data))
+        data = read_data(data_file(recipe.data))
     except UserError as error:
         yield ("data",), str(error)
+        return
+    parents = data.file.parent / "plabels" / data.test_split
+    if stages.relations and not parents.is_dir():
+        yield ("stages", "relations"), f"needs the parents of the test boxes: there is no {parents}"
 
 
 def _arguments(path: tuple[str, ...], arguments: dict[str, Any]) -> Iterator[Problem]:

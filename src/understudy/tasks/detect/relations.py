@@ -1,6 +1,6 @@
 """Boxes and their parents: a detector and the search for parents, one after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,16 @@ def detector(
     return detect
 
 
-def predict_relations(weights: str | Path, source: str | Path, folder: Path, **arguments: Any) -> list[Path]:
+def predict_relations(
+    weights: str | Path, source: str | Path, folder: Path, *, most: int | None = None, **arguments: Any
+) -> list[Path]:
     """Draw boxes and their parents; one picture an image or frame.
 
     Args:
         weights: `.pt` or an exported file.
         source: an image, a folder, a glob or a video.
         folder: where the pictures go.
+        most: stop after so many.
         arguments: ultralytics' own.
 
     Returns:
@@ -52,6 +55,8 @@ def predict_relations(weights: str | Path, source: str | Path, folder: Path, **a
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, result in enumerate(detections(weights, source, **arguments)):
+        if number == most:
+            break
         image = Image.fromarray(np.ascontiguousarray(result.orig_img[..., ::-1]))
         boxes = boxes_of(result)
         path = folder / f"{number:05d}-{Path(result.path).stem}.png"
@@ -74,3 +79,34 @@ def evaluate_weights(
     """
     detect = detector(weights, **arguments)
     return evaluate_relations(Path(folder), split=split, detect=detect, trace=trace).table()
+
+
+def score_relations(
+    models: Mapping[str, str | Path], folder: str | Path, *, split: str, trace: bool = True, **arguments: Any
+) -> dict[str, dict[str, float]]:
+    """Scores of boxes with parents for several models, and for the search alone on `true boxes`.
+
+    Args:
+        models: weights by name.
+        folder: with `images/SPLIT` and `plabels/SPLIT`.
+        split: its part.
+        trace: follow the drawn lines; else the search has boxes only.
+        arguments: ultralytics' own.
+    """
+    found = {}
+    for name, weights in models.items():
+        result = evaluate_relations(folder, split=split, detect=detector(weights, **arguments), trace=trace)
+        assert result.found is not None
+        found[name] = result.found.to_dict()
+        found["true boxes"] = result.on_true_boxes.to_dict()
+    return {name: found[name] for name in [*models, "true boxes"]}
+
+
+def relations_table(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What `score_relations` found, for the report."""
+    shown = {
+        "precision": "directed_precision", "recall": "directed_recall", "F1": "directed_f1",
+        "undirected F1": "undirected_f1", "node F1": "nodes_f1", "exact trees": "exact", "accuracy": "accuracy",
+    }  # fmt: skip
+    rows = [[name, *(f"{figures[key]:.3f}" for key in shown.values())] for name, figures in scores.items()]
+    return {"columns": ["boxes of", *shown], "rows": rows}

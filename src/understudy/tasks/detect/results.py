@@ -12,11 +12,11 @@ from understudy.tasks.detect.comparison import Comparison
 from understudy.tasks.detect.data import Dirt
 from understudy.tasks.detect.measure import Measured
 from understudy.tasks.detect.recipe import DetectRecipe
+from understudy.tasks.detect.relations import relations_table
 from understudy.tasks.detect.sparse import histogram_chart
 from understudy.train.folder import Log, RunFolder
 
 METRIC = "mAP50"
-_CONTROL = "student_alone"
 
 
 def write_log(folder: Path) -> None:
@@ -49,6 +49,8 @@ def summarise(
     measured: Mapping[str, Any],
     exported: Mapping[str, Any],
     best: str,
+    *,
+    split: str,
 ) -> dict[str, Any]:
     """Make results.json.
 
@@ -59,8 +61,9 @@ def summarise(
         measured: costs and scores of each model, from the stage `compare`.
         exported: likewise of each exported file.
         best: the distilled arm that is kept as `student/`.
+        split: what the scores were read on.
     """
-    found = {arm: _of_seeds(folder, recipe, arm) for arm in [*_controls(recipe), *recipe.arms]}
+    found = {arm: _of_seeds(folder, recipe, arm) for arm in [*recipe.controls, *recipe.arms]}
     models = {}
     for name, row in {**measured, **exported}.items():
         metrics = found[name] if name in found else _constant(row["metrics"])
@@ -71,13 +74,13 @@ def summarise(
             "metrics": metrics,
         }
     compared = {arm: _last(found[arm], METRIC) for arm in recipe.arms}
-    if recipe.control == "train":
-        told = verdicts(METRIC, _last(found[_CONTROL], METRIC), compared)
+    if recipe.controls:
+        told = verdicts(METRIC, _last(found[recipe.controls[0]], METRIC), compared)
     else:
         told = {arm: untested(METRIC) for arm in compared}
     shown = max(compared, key=lambda arm: fmean(compared[arm].values()))
-    split = Comparison(tuple(_measured(row) for row in {**measured, **exported}.values()), recipe.imgsz, "test")
-    split.save(folder.path)
+    comparison = Comparison(tuple(_measured(row) for row in {**measured, **exported}.values()), recipe.imgsz, split)
+    comparison.save(folder.path)
     return {
         "name": recipe.name,
         "task": recipe.task,
@@ -90,18 +93,14 @@ def summarise(
         "best": best,
         "notes": _notes(folder, dirt, exported),
         "hash": folder.fingerprint(),
-        "extra": _extra(folder, split),
+        "extra": _extra(folder, comparison),
     }
-
-
-def _controls(recipe: DetectRecipe) -> list[str]:
-    return [_CONTROL] if recipe.control == "train" else []
 
 
 def _role(name: str, recipe: DetectRecipe) -> str:
     if name in recipe.arms:
         return "distilled"
-    return {"teacher": "teacher", _CONTROL: "control"}.get(name, "other")
+    return "control" if name in recipe.controls else "teacher" if name == "teacher" else "other"
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:
@@ -187,4 +186,13 @@ def _extra(folder: RunFolder, comparison: Comparison) -> list[dict[str, Any]]:
     if pictures := found_by(folder, "predict").get("pictures"):
         names = ", ".join(Path(picture).stem for picture in pictures)
         extra.append({"title": "Predictions", "text": f"What the student finds: {names}.", "image": "predictions.png"})
+    if scores := found_by(folder, "relations").get("scores"):
+        extra.append({
+            "title": "Relations",
+            "text": "Boxes and their parents on the test diagrams. A box is found from an overlap of one half; an edge "
+            "counts when both its ends are found and joined as they should be. True boxes: the search for parents "
+            "alone.",
+            "table": relations_table(scores),
+            "image": "relations.png",
+        })  # fmt: skip
     return extra

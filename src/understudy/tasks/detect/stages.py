@@ -17,6 +17,9 @@ from understudy.tasks.detect.prune import Pruned, Pruning, prune
 from understudy.tasks.detect.sparse import Sparsity, histogram
 from understudy.tasks.detect.trainers import distill_trainer, keep_widths_trainer, sparse_trainer
 
+# In the warm-up ultralytics gives biases a learning rate of 0.1, which suits SGD; `auto` sets it to zero for Adam, too.
+_ADAMW: Mapping[str, Any] = {"optimizer": "AdamW", "warmup_bias_lr": 0.0}
+
 Arguments = Mapping[str, Any]
 Watch = Mapping[str, Callable[[Any], None]]
 
@@ -118,7 +121,7 @@ def sparsify(
     names = prunable_scales(network(start))
     before = histogram(network(start), names)
     trainer = sparse_trainer(sparsity, task=str(start.task))
-    settings = {"optimizer": "AdamW", "lr0": 1e-3, **arguments}
+    settings = {**_ADAMW, "lr0": 1e-3, **arguments}
     done = train(weights, place, settings, trainer=trainer, keep="last", resume=resume,
                  only_finish=only_finish, watch=watch, trust_pickle=trust_pickle)  # fmt: skip
     return {"before": before, "after": histogram(network(done), names)}
@@ -215,7 +218,8 @@ def training_arguments(arguments: Arguments) -> dict[str, Any]:
         raise UserError(f"unknown argument '{unknown[0]}', {did_you_mean(unknown[0], known)}")
     settings = dict(arguments)
     if "lr0" in settings and settings.get("optimizer", "auto") == "auto":
-        settings["optimizer"] = "AdamW"  # `auto` chooses a learning rate of its own and says nothing of yours
+        # `auto` chooses a learning rate of its own and says nothing of yours.
+        settings = {**_ADAMW, **settings, "optimizer": "AdamW"}
     try:
         get_cfg(overrides={key: value for key, value in settings.items() if key != "data"})
     except (TypeError, ValueError, SyntaxError) as error:
