@@ -248,9 +248,12 @@ def test_wrong_words_are_answered(make, said):
 
 
 def test_a_learning_rate_of_ones_own_is_not_thrown_away():
-    assert stages.training_arguments({"lr0": 0.01})["optimizer"] == "AdamW"
+    given = stages.training_arguments({"lr0": 0.01})
+    assert (given["optimizer"], given["warmup_bias_lr"]) == ("AdamW", 0.0)
     assert "optimizer" not in stages.training_arguments({"epochs": 1})
-    assert stages.training_arguments({"lr0": 0.01, "optimizer": "SGD"})["optimizer"] == "SGD"
+    given = stages.training_arguments({"lr0": 0.01, "optimizer": "SGD"})
+    assert (given["optimizer"], "warmup_bias_lr" in given) == ("SGD", False)
+    assert stages.training_arguments({"lr0": 0.01, "warmup_bias_lr": 0.05})["warmup_bias_lr"] == 0.05
 
 
 def test_a_pickle_that_would_run_code_is_not_opened(tmp_path):
