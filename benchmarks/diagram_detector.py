@@ -29,7 +29,7 @@ def told(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="of the recipe: key=value")
-    parser.add_argument("--count", type=int, default=250)
+    parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=20261128)
     parser.add_argument("--out", type=Path, default=Path("runs/diagram-detector"))
     arguments = parser.parse_args()

@@ -134,11 +134,16 @@ def test_the_command_prunes_and_says_what_it_left(weights, tmp_path, capsys):
         (["distill", "model={weights}", "data={data}", "teacher={weights}", "method=dkd"], "a label for each image"),
         (["distill", "model={weights}", "data={data}", "method=cwd"], "teacher is missing"),
         (["export", "model={weights}", "format=onyx"], "no export format"),
+        (["export", "model={weights}", "halff=true"], "did you mean 'half'"),
+        (["compare", "weights=[{weights}, nowhere.onnx]", "data={data}"], "nowhere.onnx: no such file"),
+        (["predict", "{weights}", "nowhere.jpg"], "no such image, folder or video"),
+        (["predict", "{weights}", "empty"], "no images or videos there"),
         (["train", "imgsz"], "key=value"),
     ],
 )
 def test_wrong_words_end_in_one_line_and_exit_2(words, said, weights, prepared, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     given = [word.format(weights=weights, data=prepared[1]) for word in words]
     assert main(["detect", *given]) == 2
     error = capsys.readouterr().err.strip().splitlines()

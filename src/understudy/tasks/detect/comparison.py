@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from understudy.errors import UserError
 from understudy.report import format as written
 from understudy.tasks.detect.measure import Measured, measure
 
@@ -147,10 +148,15 @@ def compare(
         split: of the data.
         arguments: further ones of ultralytics' validation, such as `device` or `batch`.
         trust_pickle: read a `.pt` that holds other classes than ultralytics'.
+
+    Raises:
+        UserError: a file is missing, which is said before any is measured, or cannot be opened.
     """
     named = weights if isinstance(weights, Mapping) else {Path(each).name: each for each in weights}
     if not isinstance(weights, Mapping) and len(named) < len(weights):
         named = {str(each): each for each in weights}
+    if missing := [path for path in named.values() if not Path(path).exists()]:
+        raise UserError("no such file; nothing is downloaded", where=missing[0])
     rows = tuple(
         measure(path, name=name, data=data, imgsz=imgsz, split=split, arguments=arguments, trust_pickle=trust_pickle)
         for name, path in named.items()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from understudy.errors import RunError, UserError, did_you_mean
-from understudy.tasks.detect.guest import YOLO, open_yolo, quiet, threads_kept
+from understudy.tasks.detect.guest import YOLO, argument_names, open_yolo, quiet, threads_kept
 from understudy.tasks.detect.measure import onnx_session
 
 # What must be installed for a format; ultralytics would install it by itself, which we have switched off.
@@ -94,6 +94,9 @@ def export(
 
 
 def _settings(format: str, data: str | Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    known = argument_names() | {"half", "int8"}
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(f"unknown option '{unknown[0]}', {did_you_mean(unknown[0], known)}")
     settings = dict(options)
     half, int8 = settings.pop("half", None), settings.pop("int8", None)
     if int8:

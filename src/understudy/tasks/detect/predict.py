@@ -35,11 +35,11 @@ def predict(
     Raises:
         UserError: no such source, or nothing in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, result in enumerate(detections(weights, source, trust_pickle=trust_pickle, **arguments)):
-        if most is not None and number >= most:
+        if number == most:
             break
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:05d}-{Path(result.path).stem}.jpg"
         result.save(filename=str(path))
         pictures.append(path)
@@ -66,8 +66,8 @@ def detections(
     with quiet(), threads_kept():
         try:
             yield from yolo.predict(source=str(source), stream=True, verbose=False, save=False, **arguments)
-        except FileNotFoundError as error:
-            raise UserError(str(error).splitlines()[0], where=source) from None
+        except FileNotFoundError:
+            raise UserError("no images or videos there", where=source) from None
 
 
 def sheet(pictures: Sequence[Path], path: Path, *, columns: int = 3, width: int = 320) -> None:

@@ -52,13 +52,13 @@ def predict_relations(
     Returns:
         The pictures, in order.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, result in enumerate(detections(weights, source, **arguments)):
         if number == most:
             break
         image = Image.fromarray(np.ascontiguousarray(result.orig_img[..., ::-1]))
         boxes = boxes_of(result)
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:05d}-{Path(result.path).stem}.png"
         draw_relations(image, boxes, find_parent_nodes(boxes, image)).save(path)
         pictures.append(path)
