@@ -10,20 +10,14 @@ The base is trained once; it is also trained on for the epochs of the recovery, 
 import argparse
 import json
 import os
-import shutil
-import tempfile
-import time
 from pathlib import Path
-from statistics import median
-
-import numpy as np
 
 import understudy as us
 from common import describe_machine, record
 from understudy.compare import mean_interval
 from understudy.report.format import interval
-from understudy.tasks.detect import Compressor, export
-from understudy.tasks.detect.measure import onnx_session
+from understudy.tasks.detect import Compressor
+from understudy.tasks.detect.measure import measure_all
 
 METRICS = ("mAP50", "mAP50-95")
 ARMS = ("student_alone", "student_cwd", "student_mgd")
@@ -64,25 +58,13 @@ def run(out: Path, arguments: argparse.Namespace) -> None:
             us.resume(folder)
         else:
             us.run("yolo-bccd", [*common, *start, f"stages.prune.parameters={left}", "stages.predict=null"], out=folder)
-    (out / "speed.json").write_text(json.dumps(speed(out, base, arguments.imgsz)))
+    (out / "latencies.json").write_text(json.dumps(latencies(out, base, arguments.imgsz)))
 
 
-def speed(out: Path, base: Path, imgsz: int) -> dict[str, float]:
-    """How many times as fast as the base each pruned model is in onnxruntime: timed in turn, the median of rounds."""
-    files = {"base": base, **{name: folder_of(out, name) / "weights" / "pruned.pt" for name in LEFT}}
-    sessions, rounds = {}, {name: [] for name in files}
-    with tempfile.TemporaryDirectory() as place:
-        for number, (name, weights) in enumerate(files.items()):
-            copy = shutil.copy(weights, Path(place) / f"{number}.pt")
-            sessions[name] = onnx_session(export(copy, "onnx", imgsz=imgsz, check=False).path)
-    images = np.zeros((1, 3, imgsz, imgsz), np.float32)
-    for _ in range(60):
-        for name, session in sessions.items():
-            began = time.perf_counter()
-            for _ in range(5):
-                session.run(None, {"images": images})
-            rounds[name].append(time.perf_counter() - began)
-    return {name: median(np.divide(rounds["base"], rounds[name])) for name in LEFT}
+def latencies(out: Path, base: Path, imgsz: int) -> dict[str, float | None]:
+    """Milliseconds in onnxruntime of the base and of each pruned model, timed in turn."""
+    pruned = {name: folder_of(out, name) / "weights" / "pruned.pt" for name in LEFT}
+    return {row.name: row.onnxruntime_ms for row in measure_all({"base": base, **pruned}, imgsz=imgsz)}
 
 
 def told(out: Path) -> str:
@@ -92,18 +74,19 @@ def told(out: Path) -> str:
 
     def row(name: str, model: dict, latency: float, scores: dict[str, list[float]]) -> None:
         shown = " | ".join(interval(*mean_interval(scores[metric])) for metric in METRICS)
-        rows.append(f"| {name} | {model['parameters']:,} | {model['macs'] / 1e6:.0f} M | {latency:.1f} ms | {shown} |")
+        rows.append(f"| {name} | {model['parameters']:,} | {model['macs'] / 1e6:.0f} M | {latency:.2f} ms | {shown} |")
 
-    row("base", before, before["onnxruntime_ms"], {metric: [before["metrics"][metric]] for metric in METRICS})
+    times = json.loads((out / "latencies.json").read_text())
+    row("base", before, times["base"], {metric: [before["metrics"][metric]] for metric in METRICS})
     long = {metric: [each["metrics"][metric] for each in after] for metric in METRICS}
-    row("base, trained on for as long", after[0], after[0]["onnxruntime_ms"], long)
-    verdicts, faster = [], json.loads((out / "speed.json").read_text())
+    row("base, trained on for as long", after[0], times["base"], long)
+    verdicts = []
     for name in LEFT:
         results = json.loads((folder_of(out, name) / "results.json").read_text())
         for model in ("pruned", *ARMS):
             found = results["models"][model]
             scores = {metric: seeds_of(found, metric) for metric in METRICS}
-            row(f"{name}: {model}", found, found["latency_ms"], scores)
+            row(f"{name}: {model}", found, times[name], scores)
         for arm, verdict in results["verdicts"].items():
             verdicts.append(f"- {name}, {arm}: {verdict['text']}")
         base = mean_interval(long["mAP50"])[0]
@@ -111,7 +94,7 @@ def told(out: Path) -> str:
             f"{arm} {mean_interval(seeds_of(results['models'][arm], 'mAP50'))[0] - base:+.4f}" for arm in ARMS
         )
         verdicts.append(f"- {name}: mAP50 against the base of equal total epochs: {differences}; "
-                        f"{faster[name]:.2f} times as fast in onnxruntime (timed in turn)")  # fmt: skip
+                        f"{times['base'] / times[name]:.2f} times as fast in onnxruntime (timed in turn)")  # fmt: skip
     return "\n".join([*rows, "", *verdicts])
 
 

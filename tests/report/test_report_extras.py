@@ -21,11 +21,11 @@ def test_a_tasks_own_sections_are_drawn_in_order(make_run):
     folder = change(make_run(epochs=3), extra=extra)
     (folder / "grid.png").write_bytes(png())
     report = read(folder)
-    assert "Lower is better." in report.sections["part-1"]
-    assert "<b>1.5</b>" in report.sections["part-1"]  # as text: `read` gives what a person sees
+    assert "Lower is better." in report.sections["quality-against-steps"]
+    assert "<b>1.5</b>" in report.sections["quality-against-steps"]  # as text: `read` gives what a person sees
     assert values(report.charts["chart-extra-0"]) == [{"steps": 4, "distance": 1.5}]
     assert "data:image/png;base64," in (folder / "report.html").read_text()
-    assert list(report.sections).index("part-1") < list(report.sections).index("part-2")
+    assert list(report.sections).index("quality-against-steps") < list(report.sections).index("samples")
 
 
 def test_a_picture_outside_the_run_folder_is_not_read(make_run, tmp_path):

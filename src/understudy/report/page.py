@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import shlex
 from functools import cache
 from html import escape
@@ -59,7 +60,7 @@ def _document(run: Run, body: str, drawn: dict[str, Spec]) -> str:
     task = f" · {escape(run.task)}" if run.task else ""
     about = f'<p class="about">{escape(run.about)}</p>' if run.about else ""
     anchors = [part.split('"')[0] for part in body.split('<section id="')[1:]]
-    links = "".join(f'<a href="#{anchor}">{escape(anchor.capitalize())}</a>' for anchor in anchors)
+    links = "".join(f'<a href="#{anchor}">{escape(anchor.replace("-", " ").capitalize())}</a>' for anchor in anchors)
     started = run.environment.get("started")
     source = f"<code>{escape(run.folder.resolve().name)}</code>"
     source += f", started {escape(str(started))}" if started else ""
@@ -153,14 +154,22 @@ def _extra(extra: Extra, place: int, drawn: dict[str, Spec]) -> str:
         for row in extra.rows
         if row
     ]
-    chart = extra.chart and dressed(extra.chart, height=260, description=extra.title)
+    height = (extra.chart or {}).get("height")
+    chart = extra.chart and dressed(
+        extra.chart, height=height if isinstance(height, int) else 260, description=extra.title
+    )
     parts = [
         markup.hint(extra.text) if extra.text else "",
         _chart(drawn, f"chart-extra-{place}", chart),
         markup.table(extra.columns, rows, caption=extra.title) if rows else "",
         _picture(extra.picture, extra.title),
     ]
-    return markup.section(f"part-{place + 1}", extra.title, *parts)
+    return markup.section(_anchor(extra.title) or f"part-{place + 1}", extra.title, *parts)
+
+
+def _anchor(title: str) -> str:
+    """A title as the end of an address: `Cost and score` is `cost-and-score`."""
+    return "-".join(re.findall("[a-z0-9]+", title.lower()))
 
 
 def _first_batch(run: Run) -> str:

@@ -154,8 +154,8 @@ def _keep_head(kept: dict[nn.Module, str], head: nn.Module, name: str) -> None:
         if branch not in ("cv2", "cv3"):
             _keep_all(kept, child, f"{name}.{path} belongs to the task's own outputs")
             continue
-        for level, layers in enumerate(cast(Any, child)):
-            _keep_all(kept, layers[-1], f"{name}.{path}.{level} gives the boxes or classes")
+        for layers in cast(Any, child):
+            _keep_all(kept, layers[-1], f"{name}.{path} ends in the boxes or classes")
 
 
 def _keep_all(kept: dict[nn.Module, str], module: nn.Module, why: str) -> None:

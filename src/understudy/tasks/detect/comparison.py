@@ -11,7 +11,7 @@ from rich.table import Table
 
 from understudy.errors import UserError
 from understudy.report import format as written
-from understudy.tasks.detect.measure import Measured, measure
+from understudy.tasks.detect.measure import Measured, measure_all
 
 _PLAIN = {"precision", "recall"}
 
@@ -101,15 +101,12 @@ class Comparison:
             "data": {"values": rows},
             "width": 480,
             "height": 280,
-            "layer": [
-                {"mark": {"type": "circle", "opacity": 0.8}, "encoding": {"size": {
-                    "field": "megabytes", "type": "quantitative", "title": "MB"}}},
-                {"mark": {"type": "text", "dy": -14}, "encoding": {"text": {"field": "model"}}},
-            ],
+            "mark": {"type": "circle", "opacity": 0.8},
             "encoding": {
                 "x": {"field": "milliseconds", "type": "quantitative", "title": "milliseconds an image"},
                 "y": {"field": "score", "type": "quantitative", "title": metric, "scale": {"zero": False}},
-                "color": {"field": "model", "type": "nominal", "legend": None},
+                "size": {"field": "megabytes", "type": "quantitative", "title": "MB"},
+                "color": {"field": "model", "type": "nominal", "sort": [row.name for row in self.rows], "title": None},
                 "tooltip": [{"field": name} for name in ("model", "milliseconds", "score", "megabytes")],
             },
         }  # fmt: skip
@@ -139,7 +136,7 @@ def compare(
     arguments: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
 ) -> Comparison:
-    """Measure models side by side, one after the other on the same machine.
+    """Measure models side by side on the same machine.
 
     Args:
         weights: `.pt` or exported files, by name where they have one.
@@ -157,8 +154,5 @@ def compare(
         named = {str(each): each for each in weights}
     if missing := [path for path in named.values() if not Path(path).exists()]:
         raise UserError("no such file; nothing is downloaded", where=missing[0])
-    rows = tuple(
-        measure(path, name=name, data=data, imgsz=imgsz, split=split, arguments=arguments, trust_pickle=trust_pickle)
-        for name, path in named.items()
-    )
+    rows = measure_all(named, data=data, imgsz=imgsz, split=split, arguments=arguments, trust_pickle=trust_pickle)
     return Comparison(rows, imgsz, split)

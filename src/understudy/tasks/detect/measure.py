@@ -4,21 +4,22 @@ import contextlib
 import copy
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from understudy.errors import UserError
-from understudy.run.measure import latency, multiply_adds, parameter_count
+from understudy.run.measure import multiply_adds, parameter_count
 from understudy.tasks.detect.channels import example_images
 from understudy.tasks.detect.guest import YOLO, AutoBackend, open_yolo, quiet, threads_kept
 
+Forward = Callable[[], Any]
+# How long each forward is timed.
 _SECONDS = 0.5
 
 
@@ -45,8 +46,8 @@ class Measured:
     parameters: int | None
     macs: int | None
     size_bytes: int
-    torch_ms: float | None
-    onnxruntime_ms: float | None
+    torch_ms: float | None = None
+    onnxruntime_ms: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -55,32 +56,50 @@ class Measured:
         return asdict(self)
 
 
-def measure(
-    weights: str | Path,
-    *,
-    name: str | None = None,
-    data: str | Path | None = None,
-    imgsz: int = 640,
-    split: str = "val",
-    arguments: Mapping[str, Any] | None = None,
-    trust_pickle: bool = False,
-) -> Measured:
+def measure(weights: str | Path, *, name: str | None = None, **how: Any) -> Measured:
     """Measure one model.
 
     Args:
         weights: `.pt` or an exported file.
         name: what to call it; by default the file's name.
-        data: the data YAML to score it on; None leaves the scores out.
+        how: as `measure_all` takes it.
+    """
+    return measure_all({name or Path(weights).name: weights}, **how)[0]
+
+
+def measure_all(
+    weights: Mapping[str, str | Path],
+    *,
+    data: str | Path | None = None,
+    imgsz: int = 640,
+    split: str = "val",
+    arguments: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+) -> tuple[Measured, ...]:
+    """Measure several models on one machine, their latencies in turn.
+
+    Args:
+        weights: `.pt` or exported files by name.
+        data: the data YAML to score them on; None leaves the scores out.
         imgsz: image size of the scores, multiply-adds and latency.
         split: of the data.
         arguments: further ones of ultralytics' validation, such as `device` or `batch`.
         trust_pickle: read a `.pt` that holds other classes than ultralytics'.
     """
-    path = Path(weights)
-    yolo = open_yolo(path, trust_pickle=trust_pickle)
-    sizes = _of_network(yolo, imgsz) if path.suffix == ".pt" else _of_export(path, imgsz)
-    metrics, classes = evaluate(yolo, data, imgsz=imgsz, split=split, arguments=arguments) if data else ({}, {})
-    return Measured(name or path.name, str(path), size_bytes=_bytes(path), metrics=metrics, classes=classes, **sizes)
+    rows: list[Measured] = []
+    forwards: dict[tuple[str, str], Forward] = {}
+    for name, each in weights.items():
+        path = Path(each)
+        yolo = open_yolo(path, trust_pickle=trust_pickle)
+        facts, own = _of_network(yolo, imgsz) if path.suffix == ".pt" else _of_export(path, imgsz)
+        forwards |= {(name, where): forward for where, forward in own.items()}
+        scores = evaluate(yolo, data, imgsz=imgsz, split=split, arguments=arguments) if data else ({}, {})
+        rows.append(Measured(name, str(path), **facts, size_bytes=_bytes(path), metrics=scores[0], classes=scores[1]))
+    found = _in_turn(forwards)
+    return tuple(
+        replace(row, torch_ms=found.get((row.name, "torch")), onnxruntime_ms=found.get((row.name, "onnxruntime")))
+        for row in rows
+    )
 
 
 def evaluate(
@@ -116,21 +135,22 @@ def _plain(key: str) -> str:
     return key.removeprefix("metrics/").removesuffix("(B)")
 
 
-def _of_network(yolo: YOLO, imgsz: int) -> dict[str, Any]:
+def _of_network(yolo: YOLO, imgsz: int) -> tuple[dict[str, Any], dict[str, Forward]]:
+    """What a network consists of, and its forwards in torch and, where that is installed, in onnxruntime."""
     model = cast(Any, copy.deepcopy(yolo.model)).float().cpu().eval()
     images = example_images(model, imgsz)
     leaves = sum(1 for module in model.modules() if not list(module.children()))
     facts = {
         "layers": leaves, "parameters": parameter_count(model), "macs": multiply_adds(model, images),
     }  # fmt: skip
+    forwards: dict[str, Forward] = {}
     with tempfile.TemporaryDirectory() as folder:
-        in_onnxruntime = None
         exported = _export_for_timing(yolo, Path(folder), imgsz)
         if exported is not None:
-            in_onnxruntime = onnx_latency(exported, imgsz)
+            forwards["onnxruntime"] = _onnx_forward(exported, imgsz)
     with quiet():
         fused = model.fuse(verbose=False)
-    return {**facts, "torch_ms": latency(fused, images, _SECONDS), "onnxruntime_ms": in_onnxruntime}
+    return facts, {"torch": lambda: fused(images), **forwards}
 
 
 def _export_for_timing(yolo: YOLO, folder: Path, imgsz: int) -> Path | None:
@@ -147,28 +167,37 @@ def _export_for_timing(yolo: YOLO, folder: Path, imgsz: int) -> Path | None:
     return export(folder / "model.pt", "onnx", imgsz=imgsz, check=False).path
 
 
-def _of_export(path: Path, imgsz: int) -> dict[str, Any]:
+def _of_export(path: Path, imgsz: int) -> tuple[dict[str, Any], dict[str, Forward]]:
     facts: dict[str, Any] = {"layers": None, "parameters": None, "macs": None}
     if path.suffix == ".onnx":
-        return {**facts, "parameters": _onnx_parameters(path), "torch_ms": None,
-                "onnxruntime_ms": onnx_latency(path, imgsz)}  # fmt: skip
-    return {**facts, "torch_ms": _backend_latency(path, imgsz), "onnxruntime_ms": None}
+        return {**facts, "parameters": _onnx_parameters(path)}, {"onnxruntime": _onnx_forward(path, imgsz)}
+    return facts, {"torch": _backend_forward(path, imgsz)}
 
 
-def onnx_latency(path: Path, imgsz: int) -> float:
-    """Median milliseconds of an ONNX model in onnxruntime, with as many threads as torch has."""
+@torch.no_grad()
+def _in_turn(forwards: Mapping[tuple[str, str], Forward]) -> dict[tuple[str, str], float]:
+    """Median milliseconds of each forward; in turn, so that whatever else a machine does slows all of them alike."""
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in forwards}
+    ends = time.perf_counter() + _SECONDS * len(forwards)
+    rounds = 0
+    while rounds < 10 or time.perf_counter() < ends:
+        for name, forward in forwards.items():
+            forward()  # brings its weights back into the caches
+            began = time.perf_counter()
+            forward()
+            times[name].append(time.perf_counter() - began)
+        rounds += 1
+    return {name: 1000 * median(each) for name, each in times.items()}
+
+
+def _onnx_forward(path: Path, imgsz: int) -> Forward:
+    """A forward of an ONNX model in onnxruntime, with as many threads as torch has."""
     session = onnx_session(path)
     wanted = session.get_inputs()[0]
     shape = [size if isinstance(size, int) else default for size, default in zip(
         wanted.shape, (1, 3, imgsz, imgsz), strict=False)]  # fmt: skip
     images = np.zeros(shape, np.float16 if "float16" in wanted.type else np.float32)
-    times = []
-    ends = time.perf_counter() + _SECONDS
-    while len(times) < 10 or time.perf_counter() < ends:
-        began = time.perf_counter()
-        session.run(None, {wanted.name: images})
-        times.append(time.perf_counter() - began)
-    return 1000 * median(times[len(times) // 5 :])
+    return lambda: session.run(None, {wanted.name: images})
 
 
 def onnx_session(path: Path) -> Any:
@@ -186,11 +215,12 @@ def _onnx_parameters(path: Path) -> int:
     return sum(int(np.prod(tensor.dims)) for tensor in onnx.load(str(path)).graph.initializer)
 
 
-def _backend_latency(path: Path, imgsz: int) -> float | None:
-    """Milliseconds of any exported format by the library that ultralytics runs it with."""
+def _backend_forward(path: Path, imgsz: int) -> Forward:
+    """A forward of any exported format by the library that ultralytics runs it with."""
     with quiet(), threads_kept(), _said_plainly(path):
         backend = AutoBackend(str(path), device=torch.device("cpu"), verbose=False)
-        return latency(cast(nn.Module, backend), torch.zeros(1, 3, imgsz, imgsz), _SECONDS)
+    images = torch.zeros(1, 3, imgsz, imgsz)
+    return lambda: backend(images)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from understudy.tasks.detect.data import DetectionData
 from understudy.tasks.detect.export import export
 from understudy.tasks.detect.ledger import Ledger
-from understudy.tasks.detect.measure import measure
+from understudy.tasks.detect.measure import measure, measure_all
 from understudy.tasks.detect.predict import predict, sheet
 from understudy.tasks.detect.recipe import DetectRecipe
 from understudy.tasks.detect.relations import predict_relations, score_relations
@@ -43,12 +43,8 @@ class Outcome:
         names |= {arm: self._arm(arm) for arm in [*self.recipe.controls, *self.recipe.arms]}
 
         def do() -> dict[str, Any]:
-            rows = {}
-            for name, path in names.items():
-                self.ledger.stop.raise_if_asked()
-                row = measure(path, name=name, trust_pickle=self.recipe.trust_pickle, **self._how_measured)
-                rows[name] = row.to_json()
-            return rows
+            rows = measure_all(names, trust_pickle=self.recipe.trust_pickle, **self._how_measured)
+            return {row.name: row.to_json() for row in rows}
 
         return self.ledger.stage("compare", [], do)
 

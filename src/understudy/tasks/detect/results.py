@@ -160,8 +160,9 @@ def _extra(folder: RunFolder, comparison: Comparison) -> list[dict[str, Any]]:
     extra: list[dict[str, Any]] = [
         {
             "title": "Cost and score",
-            "text": "Files as they were measured, one after the other on one machine; a latency is the median of a "
-            "forward at batch 1. The models trained once a seed are shown by their first seed's best epoch.",
+            "text": "Files as they were measured on one machine; a latency is the median of forwards at batch 1, the "
+            "models taking turns (an exported file by itself). The models trained once a seed are shown by their first "
+            "seed's best epoch.",
             "table": comparison.full_table(),
             "chart": comparison.chart(),
         },

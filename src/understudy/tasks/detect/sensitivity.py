@@ -49,7 +49,7 @@ class Sensitivity:
             "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
             "description": "How much the detection loss rises when channels of one layer are silenced.",
             "data": {"values": rows},
-            "height": {"step": 12},
+            "height": 12 * len(self.losses),
             "width": 300,
             "mark": "rect",
             "encoding": {
