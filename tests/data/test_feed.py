@@ -85,11 +85,11 @@ def test_ids_are_numbers_in_the_source_and_not_positions_in_the_part():
 
 @pytest.mark.parametrize("augment", [{}, ALL])
 def test_random_access_gives_the_batches_of_iteration(augment: dict):
-    iterated = list(feed(**augment).batches(0, 10))
+    iterated = [batch for group in feed(**augment).groups(0, 10, size=3) for batch in group]
     jumping = feed(**augment)
     for step in (9, 0, 5, 3, 8, 2):
         assert_same(jumping[step], iterated[step])
-    assert_same(next(feed(**augment).batches(7, 10)), iterated[7])
+    assert_same(next(feed(**augment).groups(7, 10, size=2))[0], iterated[7])
 
 
 def test_orders_and_views_differ_between_passes_and_seeds():
@@ -119,7 +119,10 @@ def test_a_view_depends_on_no_other_sample_and_no_batch_size():
 @pytest.mark.parametrize("kind", ["resident", "files", "dataset"])
 def test_workers_change_nothing(files: Subset, kind: str, augment: dict):
     given = {"resident": part(), "files": files, "dataset": from_dataset()}[kind]
-    here, there = (list(feed(given, **augment).batches(1, 7, workers)) for workers in (0, 2))
+    here, there = (
+        [batch for group in feed(given, **augment).groups(1, 7, size=4, workers=workers) for batch in group]
+        for workers in (0, 2)
+    )
     assert len(here) == len(there) == 6
     for one, other in zip(here, there, strict=True):
         assert_same(one, other)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stepping import step_each
 
 from understudy.errors import Interrupted, RunError
 from understudy.recipe.reader import Source, build_recipe
@@ -9,7 +10,7 @@ from understudy.tasks.classify.stages import student_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.folder import RunFolder, read_log
 from understudy.train.guard import StopRequest
-from understudy.train.loop import _Keeper, fit, train_step
+from understudy.train.loop import _Keeper, fit
 from understudy.train.precision import PERSISTENT
 from understudy.train.progress import Display
 
@@ -35,7 +36,7 @@ def students(task):
 
 
 def do_step(stage, step=0):
-    train_step(stage, list(stage.arms), {name: feed[step] for name, feed in stage.feeds.items()}, 0, step)
+    step_each(stage, step=step)
 
 
 def weights(arm):

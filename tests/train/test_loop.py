@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from stepping import step_each
 
 from understudy.distill import Teacher
 from understudy.errors import RunError
@@ -12,7 +13,7 @@ from understudy.tasks.classify.task import Classify
 from understudy.train.arm import Arm
 from understudy.train.folder import RunFolder, read_log
 from understudy.train.guard import StopRequest
-from understudy.train.loop import fit, train_step
+from understudy.train.loop import fit
 from understudy.train.progress import Display
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 def do_steps(stage, count: int) -> None:
     for step in range(count):
-        train_step(stage, list(stage.arms), {name: feed[step] for name, feed in stage.feeds.items()}, 0, step)
+        step_each(stage, step=step)
 
 
 # Pairing
@@ -152,10 +153,9 @@ def test_the_teacher_is_not_asked_while_all_its_weights_are_zero(make):
     task, teacher = make(method=method)
     stage = student_stage(task, 0, {"teacher": teacher})
     asked = count_calls(teacher.model)
-    batches = {name: feed[0] for name, feed in stage.feeds.items()}
-    train_step(stage, list(stage.arms), batches, 0, 0)
+    step_each(stage)
     assert not asked
-    train_step(stage, list(stage.arms), batches, 1, 1)
+    step_each(stage, epoch=1, step=1)
     assert len(asked) == 1
 
 
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_names_arm_objective_and_step_and_changes_noth
     assert answer.logits is not None
     answer.logits[0, 0] = torch.nan
     with pytest.raises(RunError, match=r"student_distilled: the loss 'kd' is not finite at step 8 \(epoch 2\)"):
-        distilled.step(batch, images, answer, seed=0, epoch=1, step=7)
+        distilled.step(batch, images, answer, epoch=1, step=7)
     assert same(before[0], weights(distilled))
     assert torch.equal(before[1], distilled.optimizer.state_dict()["state"][0]["exp_avg"])
     assert control.tally.steps == 1
@@ -187,7 +187,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_either(make):
     arm.distiller.student.fc1.weight.register_hook(lambda gradient: gradient * torch.inf)
     batch = task.feed("students", 0)[0]
     with pytest.raises(RunError, match="student_alone: the gradient is not finite at step 1"):
-        arm.step(batch, arm.preprocess(batch.images), None, seed=0, epoch=0, step=0)
+        arm.step(batch, arm.preprocess(batch.images), None, epoch=0, step=0)
     assert same(before, weights(arm))
 
 
@@ -220,8 +220,7 @@ def test_the_moving_average_follows_its_formula(make):
     arm = stage.arms[1]
     expected = {name: tensor.numpy().astype(np.float64) for name, tensor in weights(arm).items()}
     for step in range(4):
-        batches = {name: feed[step] for name, feed in stage.feeds.items()}
-        train_step(stage, list(stage.arms), batches, 0, step)
+        step_each(stage, step=step)
         now = {name: tensor.numpy().astype(np.float64) for name, tensor in weights(arm).items()}
         expected = {name: 0.8 * expected[name] + 0.2 * now[name] for name in now}
     for name, tensor in arm.model.state_dict().items():

@@ -134,7 +134,7 @@ class Feed(Dataset[Batch]):
         self.views_seed = views_seed
         self.normal = normal
         self.shard = shard
-        self._all_labelled = bool((part.labels != UNLABELLED).all())
+        self.all_labelled = bool((part.labels != UNLABELLED).all())
         self._last: _Pass | None = None
 
     @property
@@ -155,18 +155,14 @@ class Feed(Dataset[Batch]):
         partner = self._plan(step, len(ids), 1, 1).partner
         # What is made here: all, or this process's samples and those that they are mixed with.
         made, places = np.unique(np.concatenate([own, partner[own]]), return_inverse=True)
-        pixels = self.part.samples.read(ids[made], keys[made])
-        images = self._augmented(pixels, keys[made], self.settings)
-        second = None
-        if self.second_view is not None:
-            second = self._augmented(pixels, randomness.keys(randomness.key("second"), keys[made]), self.second_view)
+        images, second = self._seen(ids[made], keys[made])
         own_labels = torch.from_numpy(labels[own])
-        if self._mixes:
+        if self.mixes:
             mix = self._plan(step, len(ids), images.shape[2], images.shape[3])
             mine, others = torch.from_numpy(places).chunk(2)
             images = mix_images(images[mine], images[others], mix)
             own_labels = mix_labels(own_labels, torch.from_numpy(labels[partner[own]]), mix, self.classes)
-        labelled = None if self._all_labelled else _labelled(own_labels)
+        labelled = None if self.all_labelled else _labelled(own_labels)
         known = (labels != UNLABELLED) & (labels[partner] != UNLABELLED)
         labelled_share = known[own].sum() / known.sum() if share and known.any() else share
         return Batch(
@@ -179,6 +175,44 @@ class Feed(Dataset[Batch]):
             share,
             float(labelled_share),
         )
+
+    def group(self, start: int, stop: int) -> list[Batch]:
+        """The batches of steps `start` to `stop`: the same as one by one, and made at once where samples stand alone.
+
+        Args:
+            start: the first step.
+            stop: one past the last.
+        """
+        if self.mixes or self.shard[1] > 1:
+            return [self[step] for step in range(start, stop)]
+        batches: list[Batch] = []
+        while start < stop:
+            number, place = divmod(start, self.steps_per_pass)
+            count = min(stop - start, self.steps_per_pass - place)
+            batches += self._of_pass(number, slice(place * self.batch_size, (place + count) * self.batch_size))
+            start += count
+        return batches
+
+    def _of_pass(self, number: int, here: slice) -> list[Batch]:
+        """Whole batches that lie one after the other in a pass."""
+        current = self._pass(number)
+        images, second = self._seen(current.ids[here], current.keys[here])
+        labels, ids = torch.from_numpy(current.labels[here]), torch.from_numpy(current.ids[here])
+        parts = [tensor.split(self.batch_size) for tensor in (images, labels, ids)]
+        seconds = [None] * len(parts[0]) if second is None else second.split(self.batch_size)
+        view = self._view(number)
+        return [
+            Batch(images, labels, ids, None if self.all_labelled else _labelled(labels), second, view)
+            for images, labels, ids, second in zip(*parts, seconds, strict=True)
+        ]
+
+    def _seen(self, ids: np.ndarray, keys: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Samples in the view of their keys, and in another one where the recipe asks for two."""
+        pixels = self.part.samples.read(ids, keys)
+        images = self._augmented(pixels, keys, self.settings)
+        if self.second_view is None:
+            return images, None
+        return images, self._augmented(pixels, randomness.keys(randomness.key("second"), keys), self.second_view)
 
     def _pass(self, number: int) -> _Pass:
         """Order and keys of a pass, a function of its number; the last one is kept only to save the sort."""
@@ -249,7 +283,8 @@ class Feed(Dataset[Batch]):
         )
 
     @property
-    def _mixes(self) -> bool:
+    def mixes(self) -> bool:
+        """Whether samples are mixed with others, and their labels with them."""
         return bool(self.settings.mixup or self.settings.cutmix)
 
     def _plan(self, step: int, size: int, height: int, width: int) -> Mix:
@@ -263,17 +298,37 @@ class Feed(Dataset[Batch]):
             width=width,
         )
 
-    def batches(self, start: int, stop: int, workers: int = 0) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop`, made here or by worker processes: the same either way."""
+    def groups(self, start: int, stop: int, size: int, workers: int = 0) -> Iterator[list[Batch]]:
+        """The batches of steps `start` to `stop` in groups, made here or by worker processes: the same either way.
+
+        Args:
+            start: the first step.
+            stop: one past the last.
+            size: steps of a group.
+            workers: how many processes make them; 0 makes them here.
+        """
+        spans = [(first, min(first + size, stop)) for first in range(start, stop, size)]
+        if not workers:
+            return (self.group(*span) for span in spans)
         loader = DataLoader(
-            self,
+            _Groups(self),
             batch_size=None,
-            sampler=range(start, stop),
+            sampler=spans,  # pyright: ignore[reportArgumentType]
             num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_run if workers else None,
+            prefetch_factor=4,
+            worker_init_fn=_leave_signals_to_the_run,
         )
         return iter(loader)
+
+
+class _Groups(Dataset[list[Batch]]):
+    """A feed by spans of steps."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+
+    def __getitem__(self, span: tuple[int, int]) -> list[Batch]:
+        return self.feed.group(*span)
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:

@@ -14,9 +14,13 @@ class CrossEntropy(nn.Module):
     Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016
     (https://arxiv.org/abs/1512.00567), section 7.
 
+    A class number of -1 is no label: the mean is over the others, and zero where there is none.
+
     Args:
         label_smoothing: ε, the share of the probability spread evenly over all classes.
     """
+
+    skips_unlabelled = True
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -32,9 +36,11 @@ class CrossEntropy(nn.Module):
             labels: (N,) class numbers, or (N, K) probabilities.
 
         Returns:
-            A scalar, the mean over the samples.
+            A scalar, the mean over the samples with a label.
         """
         (student,) = in_float32(student)
         if labels.is_floating_point():
-            labels = labels.to(student.dtype)
-        return F.cross_entropy(student, labels, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(student, labels.to(student.dtype), label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing
+        summed = F.cross_entropy(student, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+        return summed / (labels >= 0).sum().clamp(min=1)

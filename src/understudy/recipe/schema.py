@@ -134,6 +134,7 @@ class Train(Machine):
     """How a model is trained. `batch_size` is that of a whole step, over all processes and micro-batches.
 
     With `lr_batch` the learning rate is that of a batch of so many images, and scaled to `batch_size` in proportion.
+    `compile` makes one compiled function of a step; `auto` does so for small students with many steps to take.
     """
 
     epochs: Positive = 30
@@ -161,6 +162,7 @@ class Train(Machine):
     clip: Annotated[float, Strict(), Field(gt=0)] | None = None
     ema: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
     early_stop: Positive | None = None
+    compile: Literal["auto"] | Switch = "auto"
     read_at: tuple[Positive, ...] = ()
     evaluate_every: Positive = 1
 
@@ -351,6 +353,7 @@ class ClassifyRecipe(Recipe):
     control: tuple[Literal["train", "label_smoothing", "equal_time"], ...] | Literal["none"] | str = ("train",)
     grid: dict[str, tuple[Any, ...]] = {}
     teacher_seeds: Positive = 1
+    seeds_at_once: Literal["auto"] | Switch = "auto"
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.train.arm import Arm
-from understudy.train.loop import Stage, steps, train_step
+from understudy.train.loop import train_step
+from understudy.train.stage import Stage, steps
+from understudy.train.stepper import Lone
 
 
 def measure(module: nn.Module, example: Tensor) -> dict[str, Any]:
@@ -85,10 +87,11 @@ def seconds_a_step(stage: Stage, arms: list[Arm], *, seconds: float = 2.0) -> fl
     """
     done = 0
     began = time.perf_counter()
-    for step, (batches, answers) in enumerate(steps(stage, arms, 0, 0)):
+    teams = [Lone(arm) for arm in arms]
+    for step, (views, answers) in enumerate(steps(stage, arms, 0, 0)):
         if step == stage.ahead:
             done, began = 0, time.perf_counter()
-        train_step(stage, arms, batches, 0, step, answers)
+        train_step(teams, views, answers, 0, step)
         done += 1
         if done % stage.ahead == 0 and step >= stage.ahead and time.perf_counter() - began > seconds:
             break

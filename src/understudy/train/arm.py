@@ -38,6 +38,7 @@ class Arm:
         preprocess: from the shared pixels to its input.
         steps_per_epoch: optimiser steps in an epoch of its stage.
         epochs: how long it is trained; by default as its settings say.
+        seed: of its draws.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Arm:
         preprocess: Preprocess,
         steps_per_epoch: int,
         epochs: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.name = name
+        self.seed = seed
         self.role: Role = role
         self.distiller = distiller
         self.settings = settings
@@ -83,6 +86,11 @@ class Arm:
         self.of_labels = frozenset(objective.name for objective in objectives if "labels" in objective.needs)
 
     @property
+    def label(self) -> str:
+        """Its name with its seed: no other arm of a stage has it."""
+        return f"{self.name}/seed-{self.seed}"
+
+    @property
     def model(self) -> nn.Module:
         """The model that is evaluated and saved: the moving average where there is one."""
         return self.average.module if self.average is not None else self.distiller.exported
@@ -103,7 +111,6 @@ class Arm:
         answer: Answer | None,
         *,
         second: Tensor | None = None,
-        seed: int,
         epoch: int,
         step: int,
     ) -> None:
@@ -114,7 +121,6 @@ class Arm:
             images: the batch in this arm's preprocessing.
             answer: the teacher's, shared by the arms; where a second view is given, about both.
             second: the second view of the images, where there is one.
-            seed: of the run.
             epoch: counted from 0.
             step: counted from 0.
 
@@ -123,7 +129,7 @@ class Arm:
         """
         # Other processes drop other units out; the first draws what a single one would.
         apart = ("process", processes.rank()) if processes.rank() else ()
-        randomness.seed_torch(randomness.key("step", seed, step, *apart))
+        randomness.seed_torch(randomness.key("step", self.seed, step, *apart))
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         measured = step % self.steps_per_epoch != 0
@@ -228,6 +234,21 @@ class Arm:
     def rate(self) -> float:
         """The present learning rate."""
         return self.optimizer.param_groups[0]["lr"]
+
+    def set_rate(self, rate: float, step: int) -> None:
+        """Put the schedule to where a number of steps leaves it.
+
+        Args:
+            rate: of the next step.
+            step: how many were taken.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.schedule is not None:
+            rates = [rate] * len(self.optimizer.param_groups)
+            self.schedule.load_state_dict({
+                **self.schedule.state_dict(), "last_epoch": step, "_step_count": step + 1, "_last_lr": rates,
+            })  # fmt: skip
 
     def judge(self, score: float) -> None:
         """Take note of an evaluation on the selection data: keep the best, stop when it has not improved for long.

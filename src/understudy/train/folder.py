@@ -134,6 +134,18 @@ class RunFolder:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         processes.barrier()
 
+    def ways_of(self, stage: str) -> dict[str, str] | None:
+        """How the steps of a stage's arms are taken; None before it began."""
+        path = self.path / "steps.json"
+        return json.loads(path.read_text()).get(stage) if path.exists() else None
+
+    def record_ways(self, stage: str, ways: dict[str, str]) -> None:
+        """Record how the steps of a stage's arms are taken."""
+        if processes.is_first():
+            path = self.path / "steps.json"
+            known = json.loads(path.read_text()) if path.exists() else {}
+            write_atomically(path, json.dumps({**known, stage: ways}, indent=2))
+
     def results(self) -> dict[str, Any] | None:
         """The results of a finished run, or None."""
         path = self.path / "results.json"

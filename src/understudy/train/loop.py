@@ -1,57 +1,18 @@
 """The one training loop. It reads top to bottom: batch, teacher's answer, each arm's step, evaluation, checkpoint."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from understudy.data import Batch, Feed
-from understudy.distill import Answer
-from understudy.distill.cache import Place
 from understudy.train import processes
 from understudy.train.arm import Arm
 from understudy.train.checkpoint import Checkpoints
 from understudy.train.folder import Log, RunFolder
 from understudy.train.guard import StopRequest
-from understudy.train.precision import autocast
 from understudy.train.progress import Display
-
-Scores = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Arms that are trained together: they see the same batches and share the teacher's answers.
-
-    Args:
-        name: of the stage, for checkpoints and the progress bar.
-        seed: of this stage's draws.
-        arms: what is trained.
-        feeds: where batches come from, by name.
-        steps_per_epoch: steps of one epoch, the same for all feeds.
-        evaluate: scores of an arm's model, by `validation` and `test`; None where there is nothing to score yet.
-        metric: the score that epochs are chosen by.
-        device: where it is trained.
-        ahead: how many steps' batches the teachers answer at once.
-    """
-
-    name: str
-    seed: int
-    arms: tuple[Arm, ...]
-    feeds: Mapping[str, Feed]
-    steps_per_epoch: int
-    evaluate: Callable[[Arm], Scores] | None
-    metric: str
-    device: torch.device
-    ahead: int = 1
-
-    @property
-    def epochs(self) -> int:
-        """Of the arm that is trained longest."""
-        return max(arm.epochs for arm in self.arms)
+from understudy.train.settle import settle
+from understudy.train.stage import Answers, Stage, steps
+from understudy.train.stepper import Stepper
+from understudy.train.views import Views
 
 
 def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) -> None:
@@ -66,34 +27,41 @@ def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) ->
     Raises:
         RunError: a loss or a weight was not finite.
         Interrupted: a signal came; a checkpoint was written.
+        UserError: it began in a way of taking steps that cannot be had now.
     """
-    logs = {arm.name: Log(folder.arm(arm.name, stage.seed) / "metrics.jsonl") for arm in stage.arms}
+    logs = {arm.label: Log(folder.arm(arm.name, arm.seed) / "metrics.jsonl") for arm in stage.arms}
     step = _restore(stage, folder.checkpoints, logs)
-    keeper = _Keeper(stage, folder.checkpoints, logs, stop)
+    teams = settle(stage, folder, display)
+    keeper = _Keeper(stage, teams, folder.checkpoints, logs, stop)
     meter = display.begin(stage.name, stage.epochs * stage.steps_per_epoch, step)
     for epoch in range(step // stage.steps_per_epoch, stage.epochs):
-        active = [arm for arm in stage.arms if arm.is_active(epoch)]
+        active = [team for team in teams if team.arms[0].is_active(epoch)]
         if not active:
             break
-        for arm in active:
+        arms = [arm for team in active for arm in team.arms]
+        for arm in arms:
             arm.distiller.train()
+        for team in active:
+            team.begin(epoch)
         started, first = time.perf_counter(), step
-        for batches, answers in steps(stage, active, epoch, step):
-            train_step(stage, active, batches, epoch, step, answers)
+        for views, answers in steps(stage, arms, epoch, step):
+            train_step(active, views, answers, epoch, step)
             step += 1
             meter.advance()
             keeper.after_step(step)
         seconds = time.perf_counter() - started
-        for arm in active:
-            _end_epoch(stage, arm, logs[arm.name], epoch, step)
-            timing = Log(logs[arm.name].path.with_name("timing.jsonl"))
+        for team in active:
+            team.push(step)
+        for arm in arms:
+            _end_epoch(stage, arm, logs[arm.label], epoch, step)
+            timing = Log(logs[arm.label].path.with_name("timing.jsonl"))
             images = (step - first) * stage.feeds[arm.feed].batch_size
             timing.write(
                 epoch=epoch + 1,
                 seconds=round(seconds, 4),
                 images_per_second=round(images / max(seconds, 1e-9)),
             )
-        meter.note = "  ".join(f"{arm.name} {arm.best_score:.4f}" for arm in active)
+        meter.note = "  ".join(f"{name} {score:.4f}" for name, score in _best(arms).items())
         keeper.after_epoch(step)
     keeper.save(step)
     meter.finish(step)
@@ -101,116 +69,18 @@ def fit(stage: Stage, folder: RunFolder, display: Display, stop: StopRequest) ->
         arm.finish()
 
 
-Batches = Mapping[str, Batch]
-# Of each arm, by its name.
-Answers = Mapping[str, Answer | None]
-
-
-def train_step(
-    stage: Stage, arms: list[Arm], batches: Batches, epoch: int, step: int, answers: Answers | None = None
-) -> None:
-    """One step of every arm: the pixels are prepared once for each preprocessing, a teacher is asked once a feed.
+def train_step(teams: Sequence[Stepper], views: Views, answers: Answers, epoch: int, step: int) -> None:
+    """One step of every arm.
 
     Args:
-        stage: what is trained.
-        arms: those still in training.
-        batches: one for each feed in use.
+        teams: who is still in training.
+        views: a batch for each feed in use.
+        answers: the teachers', by the arm's label.
         epoch: counted from 0.
         step: counted from 0.
-        answers: the teachers' for each arm; by default they are asked here.
     """
-    prepared: dict[Any, Tensor] = {}
-    answers = answers if answers is not None else _ask(arms, [batches], epoch)[0]
-
-    def view(arm: Arm, images: Tensor, which: str) -> Tensor:
-        place = (arm.feed, arm.preprocess, which)
-        if place not in prepared:
-            prepared[place] = arm.preprocess(images)
-        return prepared[place]
-
-    for arm in arms:
-        batch = batches[arm.feed]
-        second = view(arm, batch.second, "second") if _sees_second(arm, batch) else None  # pyright: ignore[reportArgumentType]
-        arm.step(
-            batch,
-            view(arm, batch.images, "first"),
-            answers[arm.name],
-            second=second,
-            seed=stage.seed,
-            epoch=epoch,
-            step=step,
-        )
-
-
-def steps(stage: Stage, arms: list[Arm], epoch: int, start: int) -> Iterator[tuple[Batches, Answers]]:
-    """The batches of an epoch from a step on, with the teachers' answers to them.
-
-    Of small images a teacher is asked about several steps' batches at once: a large teacher's weights then pass
-    through the processor's caches once for all of them, and leave the students' steps between undisturbed.
-
-    Args:
-        stage: what is trained.
-        arms: those still in training.
-        epoch: counted from 0.
-        start: the first step wanted; steps are asked about in the same groups wherever it lies.
-    """
-    first, end = epoch * stage.steps_per_epoch, (epoch + 1) * stage.steps_per_epoch
-    group_start = start - (start - first) % stage.ahead
-    workers = max(arm.settings.workers for arm in arms)
-    feeds = dict.fromkeys(arm.feed for arm in arms)
-    sources = {name: stage.feeds[name].batches(group_start, end, workers) for name in feeds}
-    for here in range(group_start, end, stage.ahead):
-        group = [
-            {name: next(source).to(stage.device) for name, source in sources.items()}
-            for _ in range(min(stage.ahead, end - here))
-        ]
-        answers = _ask(arms, group, epoch)
-        skipped = max(0, start - here)
-        yield from zip(group[skipped:], answers[skipped:], strict=True)
-
-
-def _ask(arms: list[Arm], group: Sequence[Batches], epoch: int) -> list[Answers]:
-    """One pass of each teacher over a group of batches, with all that the arms it teaches need of it."""
-    answers: list[dict[str, Answer | None]] = [dict.fromkeys(arm.name for arm in arms) for _ in group]
-    classes: dict[tuple[str, int], list[Arm]] = {}
-    for arm in arms:
-        if arm.distiller.teacher is not None and arm.distiller.asks_teacher(epoch):
-            classes.setdefault((arm.feed, id(arm.distiller.teacher)), []).append(arm)
-    for (feed, _), taught in classes.items():
-        batches = [batches[feed] for batches in group]
-        for mine, batch, answer in zip(answers, batches, _answers(batches, taught), strict=True):
-            for arm in taught:
-                mine[arm.name] = answer if _sees_second(arm, batch) else answer.at(slice(len(batch)))
-    return list(answers)
-
-
-def _answers(batches: list[Batch], taught: list[Arm]) -> Sequence[Answer]:
-    """What a teacher says to some batches, a second view after the first where an arm sees one."""
-    teacher = taught[0].distiller.teacher
-    assert teacher is not None
-    taps = dict.fromkeys(path for arm in taught for path in arm.distiller.teacher_taps)
-    logits = any(arm.distiller.needs_teacher_logits for arm in taught)
-    second = any(_sees_second(arm, batches[0]) for arm in taught)
-    parts = [view for batch in batches for view in ((batch.images, batch.second) if second else (batch.images,))]
-    images = parts[0] if len(parts) == 1 else torch.cat(parts)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    assert images is not None
-    # One view of a source's samples is a place in the cache; two views, or batches of several passes, are none.
-    views = {batch.view for batch in batches}
-    place = Place("" if second or len(views) > 1 else views.pop(), torch.cat([batch.sample_ids for batch in batches]))
-    with autocast(images.device, taught[0].settings.precision):
-        if teacher.cache is None:
-            answer = teacher(images, taps=taps, logits=logits)
-        else:
-            answer = teacher.cache.answer(teacher, images, place, taps=tuple(taps), logits=logits)
-    if len(batches) == 1:
-        return [answer]
-    sizes = [len(batch) * (1 + second) for batch in batches]
-    starts = [sum(sizes[:place]) for place in range(len(sizes))]
-    return [answer.at(slice(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
-
-
-def _sees_second(arm: Arm, batch: Batch) -> bool:
-    return batch.second is not None and arm.distiller.takes_second_view
+    for team in teams:
+        team.step(views, answers, epoch, step)
 
 
 def _end_epoch(stage: Stage, arm: Arm, log: Log, epoch: int, step: int) -> None:
@@ -231,11 +101,27 @@ def _end_epoch(stage: Stage, arm: Arm, log: Log, epoch: int, step: int) -> None:
     arm.judge(scores.get("validation", scores["test"])[stage.metric])
 
 
+def _best(arms: Sequence[Arm]) -> dict[str, float]:
+    """The best score of each name, its mean over the seeds."""
+    scores: dict[str, list[float]] = {}
+    for arm in arms:
+        scores.setdefault(arm.name, []).append(arm.best_score)
+    return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
 class _Keeper:
     """Decides when a checkpoint is due: some time after the last one, at a signal, at the end."""
 
-    def __init__(self, stage: Stage, checkpoints: Checkpoints, logs: dict[str, Log], stop: StopRequest) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        teams: Sequence[Stepper],
+        checkpoints: Checkpoints,
+        logs: dict[str, Log],
+        stop: StopRequest,
+    ) -> None:
         self.stage = stage
+        self.teams = teams
         self.checkpoints = checkpoints
         self.logs = logs
         self.stop = stop
@@ -259,12 +145,14 @@ class _Keeper:
     def save(self, step: int) -> None:
         if step == self.saved_step or not processes.is_first():
             return
+        for team in self.teams:
+            team.push(step)
         self.checkpoints.save(
             {
                 "stage": self.stage.name,
                 "step": step,
                 "logs": {name: log.sync() for name, log in self.logs.items()},
-                "arms": {arm.name: arm.state() for arm in self.stage.arms},
+                "arms": {arm.label: arm.state() for arm in self.stage.arms},
             }
         )
         self.saved, self.saved_step = time.monotonic(), step
@@ -278,6 +166,6 @@ def _restore(stage: Stage, checkpoints: Checkpoints, logs: dict[str, Log]) -> in
             log.truncate(0)
         return 0
     for arm in stage.arms:
-        arm.load_state(state["arms"][arm.name])
-        logs[arm.name].truncate(state["logs"][arm.name])
+        arm.load_state(state["arms"][arm.label])
+        logs[arm.label].truncate(state["logs"][arm.label])
     return state["step"]

@@ -51,7 +51,7 @@ class Tally:
         finite = torch.isfinite(losses["loss"])
         if finite.device.type == "cpu" and not finite:
             raise RunError(self._not_finite(losses, when))
-        self._sum(losses)
+        self.add_sums(losses, steps=1)
         return finite
 
     def _add_half(self, scale: Scale, losses: Mapping[str, Tensor], norm: Tensor, when: str) -> Tensor:
@@ -60,15 +60,21 @@ class Tally:
         kept = {name: torch.where(finite, value, torch.zeros_like(value)) for name, value in losses.items()}
         for name, value in losses.items():
             self.overflowed[name] = torch.where(finite, self.overflowed.get(name, kept[name]), value)
-        self._sum(kept)
+        self.add_sums(kept, steps=1)
         if finite.device.type == "cpu":
             self._end_if_persistent(scale, when)
         return finite & torch.isfinite(norm)
 
-    def _sum(self, losses: Mapping[str, Tensor]) -> None:
-        for name, value in losses.items():
+    def add_sums(self, sums: Mapping[str, Tensor], *, steps: int) -> None:
+        """Add the sums of several steps' losses.
+
+        Args:
+            sums: `loss` and its parts; scalars.
+            steps: how many.
+        """
+        for name, value in sums.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.steps += 1
+        self.steps += steps
 
     def means(self, when: str, weights: Mapping[str, Tensor]) -> dict[str, float]:
         """The means of all losses since the last call, and a check that they and the weights are finite.

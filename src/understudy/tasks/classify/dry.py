@@ -13,7 +13,7 @@ from understudy.run.show import describe_data
 from understudy.tasks.classify.stages import every_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.checkpoint import Checkpoints
-from understudy.train.loop import Stage
+from understudy.train.stage import Stage
 
 if TYPE_CHECKING:
     from understudy.tasks.classify.run import Students
@@ -46,16 +46,16 @@ def _rehearse(stage: Stage) -> float:
     seconds = seconds_a_step(stage, list(stage.arms))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
-        before = {arm.name: arm.state() for arm in stage.arms}
+        before = {arm.label: arm.state() for arm in stage.arms}
         checkpoints.save(before)
         after = checkpoints.latest()
         if after is None:
             raise RuntimeError("a checkpoint that was just written cannot be read")
         for arm in stage.arms:
             for name, tensor in arm.distiller.state_dict().items():
-                if not torch.equal(tensor.cpu(), after[arm.name]["distiller"][name]):
+                if not torch.equal(tensor.cpu(), after[arm.label]["distiller"][name]):
                     raise RuntimeError(f"the checkpoint holds another value of {name}")
-            arm.load_state(after[arm.name])
+            arm.load_state(after[arm.label])
     return seconds
 
 

@@ -21,8 +21,16 @@ from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import measure, parameter_count, seconds_a_step
 from understudy.run.show import describe_data, first_batch
 from understudy.tasks.classify.dry import rehearse
+from understudy.tasks.classify.pace import seeds_at_once
 from understudy.tasks.classify.results import check_control, summarise
-from understudy.tasks.classify.stages import every_stage, init_stage, stage_name, student_stage
+from understudy.tasks.classify.stages import (
+    every_stage,
+    init_stage,
+    name_of_seeds,
+    stage_name,
+    stage_of_seeds,
+    student_stage,
+)
 from understudy.tasks.classify.task import METRIC, Classify
 from understudy.tasks.classify.teacher import gate, ready_assistants, ready_teacher, teacher_scores
 from understudy.tasks.classify.variants import distilled_arms, student_arms
@@ -33,6 +41,7 @@ from understudy.train.guard import StopRequest
 from understudy.train.loop import fit
 from understudy.train.machine import device, machine
 from understudy.train.progress import Display
+from understudy.train.stage import Stage
 
 __all__ = ["MANY_PROCESSES", "Students", "load", "machine", "prepare", "rehearse", "reopen"]
 
@@ -70,6 +79,9 @@ class Students:
                 task.start_students_from(teacher)
                 task.remember(teacher, _answers(folder))
                 who = ready_assistants(task, folder, teacher, display, stop)
+                if not index and seeds_at_once(task, student_stage(task, seed, who)):
+                    _train_seeds(task, folder, who, display, stop)
+                    break
                 _train_students(task, folder, seed, who, display, stop)
         _tell_of_cache(teachers, display)
         return processes.on_first(lambda: _sum_up(task, folder, teachers[0], only_teacher))
@@ -143,6 +155,24 @@ def reopen(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
     return Students(Classify(recipe, objects, device(recipe.train)))
 
 
+def _train_seeds(
+    task: Classify, folder: RunFolder, teachers: Mapping[str, Teacher], display: Display, stop: StopRequest
+) -> None:
+    """The students of every seed at once."""
+    name = name_of_seeds(task.recipe.all_seeds)
+    if name not in folder.finished_stages:
+        _train(task, folder, stage_of_seeds(task, task.recipe.all_seeds, teachers), display, stop)
+
+
+def _train(task: Classify, folder: RunFolder, stage: Stage, display: Display, stop: StopRequest) -> None:
+    """Train a stage's students to their end and save them."""
+    fit(stage, folder, display, stop)
+    for arm in stage.arms if processes.is_first() else ():
+        text = f"{arm.name} (seed {arm.seed}) of the run {task.recipe.name}."
+        save(arm.model, _saved(folder, arm.name, arm.seed), task.card(arm.name, arm.model, text=text))
+    folder.finish_stage(stage.name)
+
+
 def _train_students(
     task: Classify, folder: RunFolder, seed: int, teachers: dict[str, Teacher], display: Display, stop: StopRequest
 ) -> None:
@@ -157,11 +187,7 @@ def _train_students(
             for arm in stage.arms:
                 if arm.name in prepared:
                     arm.distiller.load_state_dict(load_file(prepared[arm.name]))
-            fit(stage, folder, display, stop)
-            for arm in stage.arms if processes.is_first() else ():
-                text = f"{arm.name} (seed {seed}) of the run {task.recipe.name}."
-                save(arm.model, _saved(folder, arm.name, seed), task.card(arm.name, arm.model, text=text))
-            folder.finish_stage(name)
+            _train(task, folder, stage, display, stop)
         for arm, planned in distilled_arms(task.recipe).items():
             if planned.generation == generation < planned.method.generations:
                 teachers[arm] = task.as_teacher(_load(task, folder, arm, seed), "student")

@@ -10,15 +10,21 @@ from understudy.distill.pretraining import Pretraining
 from understudy.errors import UserError
 from understudy.recipe.schema import Method, Train
 from understudy.tasks.classify.objectives import labels, objectives
+from understudy.tasks.classify.pace import compiles
 from understudy.tasks.classify.task import METRIC, Classify
 from understudy.tasks.classify.variants import Planned, distilled_arms
 from understudy.train.arm import Arm, Role
-from understudy.train.loop import Stage
+from understudy.train.stage import Stage, joined
 
 
 def stage_name(seed: int, generation: int) -> str:
     """The name of the stage of a seed's students of one generation."""
     return f"seed-{seed}" if generation == 1 else f"seed-{seed}-generation-{generation}"
+
+
+def name_of_seeds(seeds: Sequence[int]) -> str:
+    """The name of the stage of several seeds' students."""
+    return f"seeds-{seeds[0]}-to-{seeds[-1]}"
 
 
 def every_stage(task: Classify) -> list[tuple[Stage, int]]:
@@ -65,8 +71,18 @@ def teacher_stage(task: Classify, which: str, seed: int) -> Stage:
     module = task.build(which, seed)
     feed = task.feed("teacher", seed, settings)
     learner = _learner(task, module, [labels(1.0, settings)], None, task.preprocess(which, module))
-    arm = _arm(task, which, "teacher", learner, settings, feed, on="teacher", preprocess=task.preprocess(which, module))
-    return _stage(task, f"{which}-{seed}", seed, [arm], {"teacher": feed})
+    arm = _arm(
+        task,
+        which,
+        "teacher",
+        learner,
+        settings,
+        feed,
+        on="teacher",
+        seed=seed,
+        preprocess=task.preprocess(which, module),
+    )
+    return _stage(task, f"{which}-{seed}", [arm], {"teacher": feed})
 
 
 def assistant_stage(task: Classify, which: str, taught_by: Teacher) -> Stage:
@@ -83,8 +99,8 @@ def assistant_stage(task: Classify, which: str, taught_by: Teacher) -> Stage:
     feed = task.feed("students", seed, settings)
     preprocess = task.preprocess(which, module)
     learner = _learner(task, module, _objectives(task, task.recipe.method[0], ()), taught_by, preprocess)
-    arm = _arm(task, which, "other", learner, settings, feed, on="students", preprocess=preprocess)
-    return _stage(task, f"{which}-{seed}", seed, [arm], {"students": feed})
+    arm = _arm(task, which, "other", learner, settings, feed, on="students", seed=seed, preprocess=preprocess)
+    return _stage(task, f"{which}-{seed}", [arm], {"students": feed})
 
 
 def student_stage(
@@ -108,8 +124,19 @@ def student_stage(
         arms += _controls(task, seed, pace, "control" if "control" in feeds else "students", equal_time)
     for name, planned in _of_generation(task, generation).items():
         learner = _taught(task, name, planned, seed, teachers)
-        arms.append(_arm(task, name, "distilled", learner, task.recipe.train, pace, on="students"))
-    return _stage(task, stage_name(seed, generation), seed, arms, feeds)
+        arms.append(_arm(task, name, "distilled", learner, task.recipe.train, pace, on="students", seed=seed))
+    return _stage(task, stage_name(seed, generation), arms, feeds)
+
+
+def stage_of_seeds(task: Classify, seeds: Sequence[int], teachers: Mapping[str, Teacher]) -> Stage:
+    """Training the students of several seeds at once.
+
+    Args:
+        task: with its data read.
+        seeds: of the run.
+        teachers: as for `student_stage`.
+    """
+    return joined([student_stage(task, seed, teachers) for seed in seeds], name_of_seeds(seeds))
 
 
 def init_stage(task: Classify, seed: int, teachers: Mapping[str, Teacher], generation: int) -> Stage | None:
@@ -134,10 +161,14 @@ def init_stage(task: Classify, seed: int, teachers: Mapping[str, Teacher], gener
         own_parts = all(hasattr(objective.loss, "pretrained") for objective in ours)
         learner = Pretraining(distiller, ours) if own_parts else distiller
         epochs = max(section.init or 0 for section in described)
-        arms.append(_arm(task, f"{name}-init", "other", learner, task.recipe.train, feed, on="students", epochs=epochs))
+        arms.append(
+            _arm(
+                task, f"{name}-init", "other", learner, task.recipe.train, feed, on="students", seed=seed, epochs=epochs
+            )
+        )
     if not arms:
         return None
-    return _stage(task, f"{stage_name(seed, generation)}-init", seed, arms, {"students": feed}, scored=False)
+    return _stage(task, f"{stage_name(seed, generation)}-init", arms, {"students": feed}, scored=False)
 
 
 def _of_generation(task: Classify, generation: int) -> dict[str, Planned]:
@@ -155,7 +186,7 @@ def _controls(task: Classify, seed: int, pace: Feed, on: str, equal_time: float)
         arm_name = "student_alone" if name == "train" else f"student_{name}"
         learner = _learner(task, module, [labels(1.0, settings, smoothing)], None, task.preprocess("student", module))
         role = "control" if name == "train" else "other"
-        arms.append(_arm(task, arm_name, role, learner, settings, pace, on=on, epochs=epochs))
+        arms.append(_arm(task, arm_name, role, learner, settings, pace, on=on, seed=seed, epochs=epochs))
     return arms
 
 
@@ -205,13 +236,10 @@ def _objectives(
     )
 
 
-def _stage(
-    task: Classify, name: str, seed: int, arms: Sequence[Arm], feeds: dict[str, Feed], *, scored: bool = True
-) -> Stage:
+def _stage(task: Classify, name: str, arms: Sequence[Arm], feeds: dict[str, Feed], *, scored: bool = True) -> Stage:
     pace = feeds.get("students") or feeds["teacher"]
     return Stage(
         name,
-        seed,
         tuple(arms),
         feeds,
         pace.steps_per_pass,
@@ -219,6 +247,7 @@ def _stage(
         metric=METRIC,
         device=task.device,
         ahead=task.ahead if any(arm.distiller.teacher is not None for arm in arms) else 1,
+        compiled=compiles(task, arms, feeds, steps=pace.steps_per_pass),
     )
 
 
@@ -231,6 +260,7 @@ def _arm(
     pace: Feed,
     *,
     on: str,
+    seed: int,
     preprocess: Preprocess | None = None,
     epochs: int | None = None,
 ) -> Arm:
@@ -243,4 +273,5 @@ def _arm(
         preprocess=preprocess or task.preprocess(name.removesuffix("-init"), learner.student),
         steps_per_epoch=pace.steps_per_pass,
         epochs=epochs,
+        seed=seed,
     )

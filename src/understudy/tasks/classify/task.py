@@ -21,7 +21,7 @@ from understudy.recipe.schema import ClassifyRecipe, Method, Model, Student, Tra
 from understudy.tasks.classify.variants import changed, distilled_arms, student_arms
 from understudy.train import processes
 from understudy.train.arm import Arm
-from understudy.train.loop import Scores
+from understudy.train.stage import Scores
 
 METRIC = "accuracy"
 _VALUES_AT_ONCE = 1_000_000

@@ -19,8 +19,9 @@ from understudy.tasks.classify.task import Classify
 from understudy.train import processes
 from understudy.train.folder import RunFolder, runs_root
 from understudy.train.guard import StopRequest
-from understudy.train.loop import Stage, fit
+from understudy.train.loop import fit
 from understudy.train.progress import Display
+from understudy.train.stage import Stage
 
 
 def fingerprint(recipe: ClassifyRecipe, which: str, seed: int) -> str:

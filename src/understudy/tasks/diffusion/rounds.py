@@ -23,8 +23,9 @@ from understudy.tasks.diffusion.task import Diffusion
 from understudy.tasks.diffusion.teachers import Teacher, describe
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest
-from understudy.train.loop import Stage, fit
+from understudy.train.loop import fit
 from understudy.train.progress import Display
+from understudy.train.stage import Stage
 
 
 class Rounds:
@@ -90,7 +91,7 @@ class Rounds:
     def finished(self, stage: Stage, process: Process, steps: int, text: str, **card: Any) -> nn.Module:
         """The network that a stage trains, made now or read back."""
         arm = stage.arms[0]
-        home = self.folder.arm(arm.name, stage.seed) / "student"
+        home = self.folder.arm(arm.name, arm.seed) / "student"
         if stage.name not in self.folder.finished_stages:
             fit(stage, self.folder, self.display, self.stop)
             save_network(arm.model, home, self.task.card(process, steps, text=text, **card))

@@ -25,7 +25,7 @@ from understudy.tasks.diffusion.store import Card
 from understudy.tasks.diffusion.targets import Consistency, Data, Target, Taught, Tract, TwoSteps
 from understudy.tasks.diffusion.teachers import Foreign, Teacher, clock_steps, fresh_teacher, on_our_clock, read_teacher
 from understudy.train.arm import Arm, Role
-from understudy.train.loop import Scores, Stage
+from understudy.train.stage import Scores, Stage
 
 METRIC = "psnr"
 # Held-out images that a stage is watched on.
@@ -161,8 +161,8 @@ class Diffusion:
         settings = judge_settings(described, self._machine())
         feed = self._feed(settings.batch_size, seed)
         learner = judge_learner(described, classes=len(self.splits.classes), shape=self.shape, seed=seed)
-        arm = self._arm("judge", "other", learner.to(self.device), settings, feed.steps_per_pass)
-        return self._stage("judge", seed, arm, feed, feed.steps_per_pass, self.watch_judge, "accuracy")
+        arm = self._arm("judge", "other", seed, learner.to(self.device), settings, feed.steps_per_pass)
+        return self._stage("judge", arm, feed, feed.steps_per_pass, self.watch_judge, "accuracy")
 
     def base_stage(self, seed: int, teacher: Teacher) -> Stage:
         """Training of the teacher on data, at random times."""
@@ -293,21 +293,16 @@ class Diffusion:
             ema=ema,
             **self._machine(),
         )
-        arm = self._arm(name, role, learner, train, chunk)
-        return self._stage(
-            f"{name}-{seed}", seed, arm, self._feed(settings.batch_size, seed), chunk, self.watch, METRIC
-        )
+        arm = self._arm(name, role, seed, learner, train, chunk)
+        return self._stage(f"{name}-{seed}", arm, self._feed(settings.batch_size, seed), chunk, self.watch, METRIC)
 
-    def _arm(self, name: str, role: Role, learner: Any, settings: Train, steps: int) -> Arm:
+    def _arm(self, name: str, role: Role, seed: int, learner: Any, settings: Train, steps: int) -> Arm:
         canvas: Any = self.canvas  # called as a `Preprocess` is
-        return Arm(name, role, learner, settings, feed="images", preprocess=canvas, steps_per_epoch=steps)
+        return Arm(name, role, learner, settings, feed="images", preprocess=canvas, steps_per_epoch=steps, seed=seed)
 
-    def _stage(
-        self, name: str, seed: int, arm: Arm, feed: Feed, steps: int, watch: Callable[[Arm], Scores], metric: str
-    ) -> Stage:
+    def _stage(self, name: str, arm: Arm, feed: Feed, steps: int, watch: Callable[[Arm], Scores], metric: str) -> Stage:
         return Stage(
             name,
-            seed,
             (arm,),
             {"images": feed},
             steps,
