@@ -1,15 +1,19 @@
 """Images per second of the articles' distillation stage on MNIST: our loop against the loop they print.
 
-The same mathematics on both sides: the teacher's forward, the student's forward and backward, Adam, batch size 32.
-The articles read images one by one through PIL and `ToTensor`; both sides run here in turn, and the ratio is taken
-round by round.
+The same mathematics on both sides: the teacher, the student's forward and backward, Adam, batch size 32. The articles
+read images one by one through PIL and `ToTensor`, and ask the teacher in every step. Ours runs as it comes, with
+the teacher's answers known, and with steps compiled; the last two also for five seeds at once. All run in turn, and
+ratios are taken round by round.
 
     python benchmarks/mnist_speed.py [--steps 400] [--rounds 5]
 """
 
 import argparse
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +25,11 @@ from torchvision.transforms import ToTensor
 from common import describe_machine, record
 from understudy.recipe.reader import read_recipe
 from understudy.tasks.classify.run import prepare
-from understudy.tasks.classify.stages import student_stage
-from understudy.train.loop import steps as steps_of
+from understudy.tasks.classify.stages import stage_of_seeds, student_stage
+from understudy.tasks.classify.task import Classify
 from understudy.train.loop import train_step
+from understudy.train.settle import form_teams
+from understudy.train.stage import steps as steps_of
 
 
 class OneByOne(Dataset):
@@ -40,47 +46,59 @@ class OneByOne(Dataset):
         return self.transform(image), int(self.labels[index])
 
 
-def printed_loop(task, teacher, steps: int) -> float:
-    """The articles' loop; returns images per second."""
+def printed_loop(task, teacher) -> Callable[[int], float]:
+    """The articles' loop; gives seconds for so many steps."""
     samples = task.splits.students.samples
     loader = DataLoader(OneByOne(samples.read.images[:, 0], samples.labels), batch_size=32, shuffle=True)
     student = task.build("student", 0).train()
     hard_loss, soft_loss = nn.CrossEntropyLoss(), nn.KLDivLoss(reduction="batchmean")
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-4)
-    batches = iter(loader)
-    next(batches)
-    began = time.perf_counter()
-    for _ in range(steps):
-        data, target = next(batches)
-        with torch.no_grad():
-            teacher_logits = teacher(data)
-        logits = student(data)
-        hard = hard_loss(logits, target)
-        soft = soft_loss(F.log_softmax(logits / 7, dim=1), F.softmax(teacher_logits / 7, dim=1))
-        loss = 0.3 * hard + 0.7 * soft
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return 32 * steps / (time.perf_counter() - began)
+
+    def run(steps: int) -> float:
+        batches = iter(loader)
+        next(batches)
+        began = time.perf_counter()
+        for _ in range(steps):
+            data, target = next(batches)
+            with torch.no_grad():
+                teacher_logits = teacher(data)
+            logits = student(data)
+            hard = hard_loss(logits, target)
+            soft = soft_loss(F.log_softmax(logits / 7, dim=1), F.softmax(teacher_logits / 7, dim=1))
+            loss = 0.3 * hard + 0.7 * soft
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return time.perf_counter() - began
+
+    return run
 
 
-def our_loop(task, teacher, steps: int) -> float:
-    """Our loop with the same teacher, student and losses; returns images per second."""
-    stage = student_stage(task, 0, {"teacher": task.as_teacher(teacher)})
-    arms = list(stage.arms)
-    coming = steps_of(stage, arms, 0, 0)
-    for step in range(stage.ahead):  # whole groups are timed: the teacher answers several steps at once
-        train_step(stage, arms, *only_batches(next(coming), step))
-    began = time.perf_counter()
-    for step in range(stage.ahead, stage.ahead + steps):
-        train_step(stage, arms, *only_batches(next(coming), step))
-    return 32 * steps / (time.perf_counter() - began)
+def our_loop(module, cache: Path | None, *overrides: str, seeds: int = 1) -> Callable[[int], float]:
+    """Our loop with the same teacher, student and losses; gives seconds for so many steps, in whole groups."""
+    recipe = read_recipe("mnist-seed-000", ["control=none", f"cache.when={'on' if cache else 'off'}", *overrides])
+    task: Classify = prepare(recipe, {}).task
+    teacher = task.as_teacher(module)
+    if cache is not None:
+        task.remember(teacher, cache)
+    teachers = {"teacher": teacher}
+    stage = stage_of_seeds(task, range(seeds), teachers) if seeds > 1 else student_stage(task, 0, teachers)
+    formed = form_teams(stage)
+    print("our steps are taken", formed[0][1].name, formed[0][1].reason)
+    teams = [team for each, _ in formed for team in each]
+    for team in teams:
+        team.begin(0)
 
+    def run(steps: int) -> float:
+        coming = steps_of(stage, stage.arms, 0, 0)
+        for step in range(stage.ahead):
+            train_step(teams, *next(coming), 0, step)
+        began = time.perf_counter()
+        for step in range(stage.ahead, stage.ahead + steps):
+            train_step(teams, *next(coming), 0, step)
+        return time.perf_counter() - began
 
-def only_batches(coming, step: int):
-    """The arguments of a training step: batches, epoch, step, answers."""
-    batches, answers = coming
-    return batches, 0, step, answers
+    return run
 
 
 def main() -> None:
@@ -88,21 +106,41 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    task = prepare(read_recipe("mnist-seed-000", ["control=none"]), {}).task
+    task: Classify = prepare(read_recipe("mnist-seed-000", ["control=none"]), {}).task
     teacher = task.build("teacher", 0).eval()
-    rows = []
-    for number in range(arguments.rounds + 1):
-        printed = printed_loop(task, teacher, arguments.steps)
-        ours = our_loop(task, teacher, arguments.steps)
-        if number:  # the first round warms up
-            rows.append((printed, ours, ours / printed))
-            print(f"round {number}: printed {printed:,.0f}, ours {ours:,.0f} images/s, ratio {ours / printed:.2f}")
-    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-    ratios = [row[2] for row in rows]
-    text = (
-        f"printed loop {medians[0]:,.0f} images/s, ours {medians[1]:,.0f}, ratio {medians[2]:.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)"
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        known = Path(folder)
+        contestants = {
+            "the printed loop": printed_loop(task, teacher),
+            "ours": our_loop(teacher, None, "train.compile=false"),
+            "answers known": our_loop(teacher, known, "train.compile=false"),
+            "answers known, 5 seeds at once": our_loop(teacher, known, "train.compile=false", seeds=5),
+            "answers known, compiled": our_loop(teacher, known, "train.compile=true"),
+            "answers known, compiled, 5 seeds at once": our_loop(teacher, known, "train.compile=true", seeds=5),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        for number in range(arguments.rounds + 1):
+            for name, run in contestants.items():
+                taken = run(arguments.steps)
+                if number:  # the first round warms up, and fills the cache
+                    seconds[name].append(taken / arguments.steps)
+    printed, *ours = seconds
+    rows = ["| loop | a step | times as fast as the printed loop |", "|---|---|---|"]
+    rows.append(f"| {printed} | {1e6 * statistics.median(seconds[printed]):,.0f} µs | |")
+    for name in ours:
+        ratios = [theirs / own for theirs, own in zip(seconds[printed], seconds[name], strict=True)]
+        rows.append(
+            f"| {name} | {1e6 * statistics.median(seconds[name]):,.0f} µs "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+    rows.append("")
+    for one, five in ((ours[1], ours[2]), (ours[3], ours[4])):
+        ratios = [several / single for several, single in zip(seconds[five], seconds[one], strict=True)]
+        rows.append(
+            f"A step of five seeds at once takes {statistics.median(ratios):.2f} times that of one ({one}; "
+            f"{min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)."
+        )
+    text = "\n".join(rows)
     print(text)
     record("mnist_speed", text, describe_machine())
 

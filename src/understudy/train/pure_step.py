@@ -214,18 +214,22 @@ def moments_of(settings: Train) -> tuple[str, ...]:
     return ("momentum_buffer",) if settings.momentum else ()
 
 
-def scalars(settings: Train, rate: float, step: int) -> Tensor:
-    """The numbers of an optimiser's step that change: rate, and of Adam its two corrections.
+def scalars(settings: Train, rates: Sequence[float], start: int) -> Tensor:
+    """The numbers of an optimiser's steps that change: rate, and of Adam its two corrections.
 
     In float64, as torch's optimisers have them: in float32 the correction of the first step is off by 5e-5.
 
     Args:
         settings: the recipe's `train`.
-        rate: of learning.
-        step: counted from 1.
+        rates: of learning, for each step.
+        start: the first step, counted from 0.
+
+    Returns:
+        (steps, 3).
     """
     first, second = settings.betas
-    return torch.tensor([rate, 1 - first**step, (1 - second**step) ** 0.5], dtype=torch.float64)
+    rows = [[rate, 1 - first**step, (1 - second**step) ** 0.5] for step, rate in enumerate(rates, start + 1)]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def updated(
@@ -282,11 +286,11 @@ class Masked(nn.Module):
         if self.mask is None:
             self.like = values.detach()
             return values
-        return values * self.mask
+        return values * self.mask.div(1 - self.rate)
 
     def draw(self, mask: Tensor) -> None:
-        """Fill a mask as `torch.nn.Dropout` draws it, from torch's global generator."""
-        mask.bernoulli_(1 - self.rate).div_(1 - self.rate)
+        """Fill a mask with ones and zeros as `torch.nn.Dropout` draws them, from torch's global generator."""
+        mask.bernoulli_(1 - self.rate)
 
 
 def _give_masks(module: nn.Module) -> list[Masked]:

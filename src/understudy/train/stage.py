@@ -63,7 +63,7 @@ def joined(stages: Sequence[Stage], name: str) -> Stage:
             feeds[feed] = stage.feeds[arm.feed]
             arm.feed = feed
     arms = tuple(arm for stage in stages for arm in stage.arms)
-    return replace(stages[0], name=name, arms=arms, feeds=feeds, ahead=max(1, stages[0].ahead // len(stages)))
+    return replace(stages[0], name=name, arms=arms, feeds=feeds)
 
 
 def steps(stage: Stage, arms: Sequence[Arm], epoch: int, start: int) -> Iterator[tuple[Views, Answers]]:

@@ -83,7 +83,13 @@ class Team:
         Args:
             epoch: counted from 0.
         """
-        self._terms = tuple(name for name, weight in self.distiller.weights_at(epoch).items() if weight != 0)
+        weights = {name: weight for name, weight in self.distiller.weights_at(epoch).items() if weight != 0}
+        self._terms = tuple(weights)
+        device = self.weights.device
+        self._shares = torch.tensor(tuple(weights.values()), dtype=torch.float64, device=device)
+        start, steps = epoch * self.lead.steps_per_epoch, self.lead.steps_per_epoch
+        rates = [self._rate(step) for step in range(start, start + steps)]
+        self._scalars = scalars(self.settings, rates, start).to(device)
         self._sums = self.weights.new_zeros(1 + len(self._terms), len(self.arms))
         for column, arm in enumerate(self.arms):
             for row, name in enumerate(("loss", *self._terms)):
@@ -196,8 +202,6 @@ class Team:
     def _given(self, views: Views, answers: Mapping[str, Answer | None], epoch: int, step: int) -> tuple[Form, Inputs]:
         mine = [views.batches[arm.feed] for arm in self.arms]
         told = [answers[arm.label] for arm in self.arms]
-        every = self.distiller.weights_at(epoch)
-        weights = {name: every[name] for name in self._terms}
         columns: dict[str, Any] = {"labels": [batch.labels for batch in mine]}
         if told[0] is not None:
             columns["logits"] = [answer.logits for answer in told if answer is not None]
@@ -209,8 +213,8 @@ class Team:
         like = self._epochs.setdefault(self._terms, epoch)  # they share a function with the first such epoch
         form = Form((*images.shape[1:], images.dtype), tuple(columns), self._terms, like)
         return form, Inputs(
-            scalars(self.settings, self._rate(step), step + 1).to(images.device),
-            torch.tensor(tuple(weights.values()), dtype=torch.float64, device=images.device),
+            self._scalars[step - epoch * self.lead.steps_per_epoch],
+            self._shares,
             images,
             tuple(columns.values()),
             self._masks(images, step),
@@ -296,7 +300,13 @@ def _compiled(function: Function, tensors: list[Tensor]) -> Function:
     graph = make_fx(function)(*tensors)
     if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
         raise Unfit("random numbers drawn in the forward")
-    return torch.compile(graph, fullgraph=True, dynamic=False)
+    # Its inputs have one form, so nothing need be looked at again before each call.
+    return torch.compile(
+        graph.forward,
+        fullgraph=True,
+        dynamic=False,
+        options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+    )
 
 
 def _decay(arm: Arm) -> float | Tensor:
