@@ -23,6 +23,7 @@ def run(
         int | None,
         typer.Option("--nproc", min=1, metavar="N", help="Train by N processes on this machine, a GPU each."),
     ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Report where a student's step spends its time.")] = False,
     packages: Import = None,
     quiet: Quiet = False,
 ) -> None:
@@ -31,12 +32,13 @@ def run(
     The teacher is trained or loaded, then the students, alone and distilled, with every seed.
     """
     import_packages(packages)
+    overrides = [*(overrides or []), *(["profile=true"] if profile else [])]
     if nproc is not None and not dry_run and _is_to_launch(nproc):
         from understudy.recipe.reader import read_recipe
         from understudy.train.launch import launch
 
-        read_recipe(recipe, overrides or [])  # what is wrong with it is said once
-        words = ["run", recipe, *(overrides or []), f"--nproc={nproc}", *(["--out", str(out)] if out else [])]
+        read_recipe(recipe, overrides)  # what is wrong with it is said once
+        words = ["run", recipe, *overrides, f"--nproc={nproc}", *(["--out", str(out)] if out else [])]
         words += [word for package in packages or [] for word in ("--import", package)] + ["--quiet"] * quiet
         raise typer.Exit(launch(words, nproc))
     if dry_run:
@@ -45,9 +47,9 @@ def run(
         from understudy.recipe.reader import read_recipe
         from understudy.run.start import rehearse
 
-        rehearse(read_recipe(recipe, overrides or []), Console())
+        rehearse(read_recipe(recipe, overrides), Console())
         return
-    execute(recipe, overrides or [], out=out, quiet=quiet)
+    execute(recipe, overrides, out=out, quiet=quiet)
 
 
 def _is_to_launch(nproc: int) -> bool:

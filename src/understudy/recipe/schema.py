@@ -354,6 +354,7 @@ class ClassifyRecipe(Recipe):
     grid: dict[str, tuple[Any, ...]] = {}
     teacher_seeds: Positive = 1
     seeds_at_once: Literal["auto"] | Switch = "auto"
+    profile: Switch = False
 
     @model_validator(mode="before")
     @classmethod

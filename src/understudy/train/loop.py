@@ -102,10 +102,11 @@ def _end_epoch(stage: Stage, arm: Arm, log: Log, epoch: int, step: int) -> None:
 
 
 def _best(arms: Sequence[Arm]) -> dict[str, float]:
-    """The best score of each name, its mean over the seeds."""
+    """The best score of each name, its mean over the seeds; before the first there is none."""
     scores: dict[str, list[float]] = {}
     for arm in arms:
-        scores.setdefault(arm.name, []).append(arm.best_score)
+        if arm.best_score > float("-inf"):
+            scores.setdefault(arm.name, []).append(arm.best_score)
     return {name: sum(values) / len(values) for name, values in scores.items()}
 
 

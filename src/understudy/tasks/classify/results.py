@@ -15,7 +15,7 @@ Facts = dict[str, Any]
 Evaluations = dict[int, list[dict[str, Any]]]
 
 # What of `train` changes no result, so that another run's control may differ in it.
-_IRRELEVANT = {"workers", "threads", "device", "checkpoint_seconds", "deterministic"}
+_IRRELEVANT = {"workers", "threads", "device", "checkpoint_seconds", "deterministic", "compile"}
 
 
 def summarise(

@@ -19,6 +19,7 @@ from understudy.models import load, save
 from understudy.models.store import write_tensors
 from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import measure, parameter_count, seconds_a_step
+from understudy.run.profile import profile, told
 from understudy.run.show import describe_data, first_batch
 from understudy.tasks.classify.dry import rehearse
 from understudy.tasks.classify.pace import seeds_at_once
@@ -79,7 +80,10 @@ class Students:
                 task.start_students_from(teacher)
                 task.remember(teacher, _answers(folder))
                 who = ready_assistants(task, folder, teacher, display, stop)
-                if not index and seeds_at_once(task, student_stage(task, seed, who)):
+                at_once = not index and seeds_at_once(task, student_stage(task, seed, who))
+                if recipe.profile and not index:
+                    _profile(task, folder, recipe.all_seeds if at_once else range(seed, seed + 1), who)
+                if at_once:
                     _train_seeds(task, folder, who, display, stop)
                     break
                 _train_students(task, folder, seed, who, display, stop)
@@ -101,6 +105,9 @@ def _sum_up(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: b
         given=_given_scores(task, folder, teacher),
         notes=_notes(teacher, task),
     )
+    profiled = folder.path / "profile.json"
+    if profiled.exists():
+        results["extra"] = [told(json.loads(profiled.read_text()))]
     if results["best"] is not None:
         best = folder.arm(results["best"], task.recipe.seed) / "student"
         shutil.copytree(best, folder.path / "student", dirs_exist_ok=True)
@@ -153,6 +160,16 @@ def reopen(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
         UserError: the data or an object are missing.
     """
     return Students(Classify(recipe, objects, device(recipe.train)))
+
+
+def _profile(task: Classify, folder: RunFolder, seeds: range, teachers: Mapping[str, Teacher]) -> None:
+    """Measure where the students' steps spend their time, on students that are thrown away; once a run."""
+    path = folder.path / "profile.json"
+    if not path.exists():
+        stage = stage_of_seeds(task, seeds, teachers) if len(seeds) > 1 else student_stage(task, seeds[0], teachers)
+        found = profile(stage)
+        processes.barrier()  # nobody still looks whether it was measured
+        processes.on_first(lambda: write_atomically(path, json.dumps(found, indent=2)))
 
 
 def _train_seeds(
