@@ -11,10 +11,7 @@ from understudy.recipe.reader import Source, build_recipe
 from understudy.tasks.classify.stages import student_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.arm import Arm
-from understudy.train.folder import RunFolder, read_log
-from understudy.train.guard import StopRequest
-from understudy.train.loop import fit
-from understudy.train.progress import Display
+from understudy.train.folder import read_log
 
 CPU = torch.device("cpu")
 
@@ -43,19 +40,6 @@ def make(small_recipe):
         return built, built.as_teacher(built.build("teacher", 0))
 
     return task
-
-
-@pytest.fixture
-def fitted(tmp_path):
-    """Train a stage in a new folder below the test's."""
-    count = iter(range(100))
-
-    def train(stage):
-        folder = RunFolder(tmp_path / str(next(count)))
-        fit(stage, folder, Display(None), StopRequest())
-        return folder
-
-    return train
 
 
 def weights(arm: Arm) -> dict[str, torch.Tensor]:

@@ -70,19 +70,6 @@ def make(small_recipe):
     return task
 
 
-@pytest.fixture
-def fitted(tmp_path):
-    """Train a stage in a new folder below the test's."""
-    count = iter(range(100))
-
-    def train(stage):
-        folder = RunFolder(tmp_path / str(next(count)))
-        fit(stage, folder, Display(None), StopRequest())
-        return folder
-
-    return train
-
-
 def in_float64(stage):
     """The same stage with all models and inputs in float64."""
     teachers = {id(arm.distiller.teacher): arm.distiller.teacher for arm in stage.arms if arm.distiller.teacher}
@@ -232,6 +219,7 @@ def test_a_member_that_is_not_finite_is_named_and_not_changed(make, tmp_path):
         ({"train": {"accumulate": 2}}, "micro-batches"),
         ({"train": {"schedule": "plateau"}}, "plateau"),
         ({"train": {"early_stop": 2}}, "early stopping"),
+        ({"method": {"name": "kd", "labels": 0.0, "weight": [1.0, 0.0]}}, "without an objective"),
         ({"method": {"name": "kd", "weight": "30%"}}, "shares"),
         ({"method": "crd"}, "running statistics"),
         ({"data": {**PLAIN, "labels": 30, "transfer": "rest", "augment": {"mixup": 0.2}}}, "missing labels"),

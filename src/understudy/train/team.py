@@ -59,9 +59,9 @@ class Team:
         self._factor = rate_factor(lead.settings, lead.steps_per_epoch, lead.epochs)
         self._functions: dict[Form, Function] = {}
         self._epochs: dict[tuple[str, ...], int] = {}
-        of_student = [name.startswith("student.") for name in self.pure.names]
-        self._of_student = torch.tensor(of_student).repeat_interleave(torch.tensor(self.pure.sizes))
         self._pull()
+        of_student = torch.tensor([name.startswith("student.") for name in self.pure.names])
+        self._of_student = of_student.repeat_interleave(torch.tensor(self.pure.sizes)).to(self.weights.device)
 
     # Between the rows and the arms
 
@@ -275,6 +275,10 @@ def unfit(arm: Arm, feed: Feed) -> str | None:
                 ("a loss that needs " + ", ".join(sorted(needed)), bool(needed)),
                 ("input gradients", learner.needs_input_gradients),
                 ("second views", learner.takes_second_view),
+                (
+                    "epochs without an objective",
+                    not all(any(learner.weights_at(e).values()) for e in range(arm.epochs)),
+                ),
                 ("held gradient shares", any(isinstance(objective.weight, Share) for objective in objectives)),
                 (
                     "missing labels",
