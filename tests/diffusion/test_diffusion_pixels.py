@@ -9,7 +9,7 @@ from understudy.tasks.diffusion.judge import Judge, classifier
 from understudy.tasks.diffusion.pictures import grid, labelled_rows, moments
 from understudy.tasks.diffusion.pixels import Canvas, read_images
 from understudy.tasks.diffusion.settings import DiffusionData
-from understudy.tasks.diffusion.task import chunk_of
+from understudy.tasks.diffusion.stages import chunk_of
 
 
 def test_bytes_become_minus_one_to_one_and_floats_stay():

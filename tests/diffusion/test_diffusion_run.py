@@ -14,7 +14,8 @@ from PIL import Image
 from understudy.errors import Interrupted, UserError
 from understudy.recipe.reader import Source, build_recipe
 from understudy.run import start as engine
-from understudy.tasks.diffusion import commands, distill, load_network
+from understudy.tasks.diffusion import contest, distill, load_network, samples
+from understudy.tasks.diffusion.evaluate import evaluate, evaluate_run
 from understudy.train import loop
 
 
@@ -111,6 +112,26 @@ def test_a_comparison_that_was_killed_goes_on_where_it_was(run, tmp_path):
     (folder / "results.json").unlink()
     assert engine.resume(folder, objects={}, console=None).results["hash"] == whole.results["hash"]
     assert log.read_text() == "".join(lines)
+
+
+def test_a_signal_is_heard_while_images_are_drawn(run, tmp_path, monkeypatch):
+    whole = run("whole")
+    folder, log = whole.folder, whole.folder / "quality" / "seed-0.jsonl"
+    (folder / "results.json").unlink()
+    log.unlink()
+    original, drawn = contest.images_of, []
+
+    def killed(contender, *args, **kwargs):
+        drawn.append(contender.name)
+        if len(drawn) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(contender, *args, **kwargs)
+
+    monkeypatch.setattr(contest, "images_of", killed)
+    with pytest.raises(Interrupted):
+        engine.resume(folder, objects={}, console=None)
+    assert len(log.read_text().splitlines()) == 1
+    assert engine.resume(folder, objects={}, console=None).results["hash"] == whole.results["hash"]
 
 
 def test_self_taught_stages_resume_too(run, tmp_path, stop_at):
@@ -238,11 +259,28 @@ def test_guidance_is_learnt_first_and_then_halved(run, tiny_recipe):
     student = result.folder / "student"
     assert load_network(student).card.guidance == 2.0
     one, other = (
-        commands.sample_images(commands.choose(student), count=2, classes=["3"], guidance=strength)[0]
+        samples.sample_images(samples.choose(student), count=2, classes=["3"], guidance=strength)[0]
         for strength in (None, 0.0)
     )
     assert one.shape == (2, 8, 8, 1)
     assert not np.array_equal(one, other)
+
+
+def test_guidance_is_learnt_in_python_too(tmp_path, tiny_recipe):
+    result = distill(
+        teacher=by_class(tiny_recipe, label_dropout=0.1),
+        data="digits",
+        steps=[4, 2],
+        guidance={"updates": 3, "weights": [0.0, 3.0], "sample": 2.0},
+        process={"logsnr_min": -15.0, "logsnr_max": 15.0},
+        method=tiny_recipe["method"],
+        evaluate=tiny_recipe["evaluate"],
+        out=tmp_path / "guided",
+        quiet=True,
+        threads=1,
+    )
+    assert result.student.card.guidance == 2
+    assert (result.student.card.process.logsnr_min, result.student.card.process.logsnr_max) == (-15, 15)
 
 
 @pytest.fixture
@@ -251,28 +289,40 @@ def finished(run, tiny_recipe):
 
 
 def test_a_finished_run_is_listed_sampled_and_evaluated(finished, tmp_path):
-    assert [one.card.steps for one in commands.saved(finished)] == [8, 4, 2, 1]
-    four = commands.choose(finished, steps=4)
+    assert [one.card.steps for one in samples.saved(finished)] == [8, 4, 2, 1]
+    four = samples.choose(finished, steps=4)
     assert four.name == "student_4"
-    images, labels = commands.sample_images(four, count=5, classes=["3", "7"])
+    images, labels = samples.sample_images(four, count=5, classes=["3", "7"])
     assert labels.tolist() == [3, 7, 3, 7, 3]
-    again, _ = commands.sample_images(four, count=5, classes=["3", "7"])
+    again, _ = samples.sample_images(four, count=5, classes=["3", "7"])
     assert np.array_equal(images, again)
-    commands.write_npz(tmp_path / "samples.npz", images, labels)
+    samples.write_npz(tmp_path / "samples.npz", images, labels)
     with np.load(tmp_path / "samples.npz") as file:
         assert file["arr_0"].shape == (5, 8, 8, 3)
         assert file["arr_0"].dtype == np.uint8
         assert file["arr_1"].tolist() == [3, 7, 3, 7, 3]
-    rows = commands.evaluate_run(finished, [1, 4])
+    rows = evaluate_run(finished, [1, 4])
     assert [row["name"] for row in rows] == ["teacher_8", "teacher_ddim_4", "teacher_ddim_1", "student_4", "student_1"]
     recorded = json.loads((finished / "results.json").read_text())["models"]["student_4"]["metrics"]
     assert rows[3]["frechet"] == pytest.approx(recorded["frechet"]["last"])
+    table = evaluate(finished, ["steps=4"]).splitlines()
+    assert [line.split()[:2] for line in table] == [
+        ["name", "steps"],
+        ["teacher_8", "8"],
+        ["teacher_ddim_4", "4"],
+        ["student_4", "4"],
+    ]
+    assert len(evaluate(finished, []).splitlines()) == 1 + 4 + 3
+    with pytest.raises(UserError, match="numbers of steps are written as 1,2,4"):
+        evaluate(finished, ["steps=4,few"])
+    with pytest.raises(UserError, match="numbers of steps are 1 and more"):
+        evaluate_run(finished, [4, 0])
     with pytest.raises(UserError, match=r"no model of 3 steps \(it has 8, 4, 2, 1\)"):
-        commands.choose(finished, steps=3)
+        samples.choose(finished, steps=3)
     with pytest.raises(UserError, match="there is no class 'cat'"):
-        commands.sample_images(four, count=1, classes=["cat"])
+        samples.sample_images(four, count=1, classes=["cat"])
     with pytest.raises(UserError, match="no sampler 'ddpm'"):
-        commands.sample_images(four, count=1, sampler="ddpm")
+        samples.sample_images(four, count=1, sampler="ddpm")
 
 
 @pytest.fixture
@@ -297,8 +347,17 @@ def test_the_command_writes_a_grid_and_samples(finished, tmp_path, sample_comman
     sample_command(finished, "--n", 7, "--out", tmp_path / "seven.npz", "--device", "cpu")
     with np.load(tmp_path / "seven.npz") as file:
         assert len(file["arr_0"]) == len(file["arr_1"]) == 7
+    noisy = ["--model", "teacher", "--steps", 2, "--sampler", "noisy", "--n", 2]
+    for name, variance in (("small.npz", 0), ("large.npz", 1)):
+        sample_command(finished, *noisy, "--variance", variance, "--out", tmp_path / name)
+    with np.load(tmp_path / "small.npz") as small, np.load(tmp_path / "large.npz") as large:
+        assert not np.array_equal(small["arr_0"], large["arr_0"])
     with pytest.raises(UserError, match="say where the images shall go"):
         sample_command(finished, "--steps", 2)
+    with pytest.raises(UserError, match=r"--grid .*grid.xyz.* ends in none of \.png"):
+        sample_command(finished, "--grid", tmp_path / "grid.xyz")
+    with pytest.raises(UserError, match=r"--out .*its folder does not exist"):
+        sample_command(finished, "--out", tmp_path / "none" / "seven.npz")
     with pytest.raises(UserError, match="no such folder"):
         sample_command(tmp_path / "none", "--list")
 
@@ -306,7 +365,7 @@ def test_the_command_writes_a_grid_and_samples(finished, tmp_path, sample_comman
 def test_classes_of_an_unconditional_model_are_refused(run):
     result = run(steps=[2, 1])
     with pytest.raises(UserError, match="trained without classes"):
-        commands.sample_images(commands.choose(result.folder), count=1, classes=["3"])
+        samples.sample_images(samples.choose(result.folder), count=1, classes=["3"])
 
 
 def test_images_that_the_network_cannot_halve_are_refused_before_anything_is_written(run, tmp_path, tiny_recipe):

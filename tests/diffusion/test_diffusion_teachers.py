@@ -97,5 +97,7 @@ def test_what_cannot_be_distilled_is_one_clear_line(tmp_path):
         read_teacher(recipe(weights=str(tmp_path / "ours"), conditional=True), None, size=None)
     with pytest.raises(UserError, match="does not say its schedule"):
         read_teacher(recipe(weights=None, name="python:unet"), unet(), size=None)
+    with pytest.raises(UserError, match="the teacher is a function: wanted a module"):
+        read_teacher(recipe(weights=None, name="python:f"), lambda z, t, y: z, size=None)
     with pytest.raises(UserError, match="pass the same object again"):
         read_teacher(recipe(weights=None, name="python:unet"), None, size=None)

@@ -26,6 +26,9 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise: the same seed, the same images.")] = 0,
     model: Annotated[str | None, typer.Option(help="One of --list by name, such as teacher.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, noisy or consistency [default: the model's].")] = None,
+    variance: Annotated[
+        float, typer.Option(min=0, max=1, help="Of noisy: between the small variance (0) and the large one (1).")
+    ] = 1.0,
     guidance: Annotated[float | None, typer.Option(min=0, help="Another strength, for a model that learnt it.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     listing: Annotated[bool, typer.Option("--list", help="Only list the models there are.")] = False,
@@ -35,17 +38,19 @@ def sample(
         raise UserError("no such folder: give that of a diffusion run", where=run)
     if not listing and grid is None and out is None:
         raise UserError("say where the images shall go: --grid out.png, or --out samples.npz")
+    for option, path, suffixes in (("--grid", grid, (".png", ".jpg", ".jpeg", ".webp")), ("--out", out, (".npz",))):
+        _check_target(option, path, suffixes)
 
     from rich.console import Console
 
     from understudy.recipe.schema import Machine
-    from understudy.tasks.diffusion import commands
+    from understudy.tasks.diffusion import samples
     from understudy.train.machine import device as device_of
     from understudy.train.progress import Display
 
     console = Console()
     if listing:
-        for one in commands.saved(run):
+        for one in samples.saved(run):
             by_class = f"  {len(one.card.classes)} classes" if one.card.classes else ""
             console.print(
                 f"{one.name:24} {one.card.steps:5} steps{by_class}  {one.folder}", highlight=False, soft_wrap=True
@@ -53,15 +58,16 @@ def sample(
         return
     words = [word.strip() for word in classes.split(",") if word.strip()] if classes else None
     count = n or (columns * len(words) if words else 64)
-    one = commands.choose(run, steps=steps, name=model)
+    one = samples.choose(run, steps=steps, name=model)
     with Display(console) as display:
-        images, labels = commands.sample_images(
+        images, labels = samples.sample_images(
             one,
             count=count,
             steps=steps,
             classes=words,
             seed=seed,
             sampler=sampler,
+            variance=variance,
             guidance=guidance,
             device=device_of(Machine(device=device)),
             display=display,
@@ -74,5 +80,15 @@ def sample(
         picture(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, columns).save(grid)
         print(grid)
     if out is not None:
-        commands.write_npz(out, images, labels)
+        samples.write_npz(out, images, labels)
         print(out)
+
+
+def _check_target(option: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Refuse before anything is drawn what could not be written after."""
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"ends in none of {', '.join(suffixes)}", where=f"{option} {path}")
+    if not path.absolute().parent.is_dir():
+        raise UserError("its folder does not exist", where=f"{option} {path}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.parity.diffusion_models import Gauss, PerfectStudent, Raw
 from understudy.tasks.diffusion import process as processes
 from understudy.tasks.diffusion import steps as sampling
 from understudy.tasks.diffusion.flax_file import read_flax
@@ -24,41 +25,9 @@ Outputs = dict[str, Tensor]
 _WEIGHTINGS = ("constant", "snr", "snr_trunc", "v_mse")
 
 
-class Raw(nn.Module):
-    """The stand-in of a network: a z + b tanh(z) + c logsnr / 20 + d; for `both`, two of them on the channels."""
-
-    def __init__(self, constants: list[Tensor], process: Process) -> None:
-        super().__init__()
-        self.constants = constants
-        self.process = process
-
-    def forward(self, z: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        """The network's output."""
-        return self.at(z, self.process.logsnr(t))
-
-    def at(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        """The output at a logsnr (N,)."""
-        parts = [
-            a * z + b * torch.tanh(z) + c * spread(logsnr, z) / 20 + d
-            for a, b, c, d in (constants.unbind() for constants in self.constants)
-        ]
-        return torch.cat(parts, dim=1)
-
-
 def _raw(first: list[float], second: list[float], process: Process, dtype: torch.dtype) -> Raw:
     given = [first, second] if process.prediction == "both" else [first]
     return Raw([torch.tensor(constants, dtype=dtype) for constants in given], process)
-
-
-class _Gauss:
-    """The best denoiser of data that are normal, of mean `mu` and deviation `s`: it gives x."""
-
-    def __init__(self, mu: float, s: float, process: Process) -> None:
-        self.mu, self.s, self.process = mu, s, process
-
-    def __call__(self, z: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        alpha, sigma = self.process.scales(t, z)
-        return (alpha * self.s**2 * z + sigma**2 * self.mu) / (alpha**2 * self.s**2 + sigma**2)
 
 
 def _times(args: dict[str, Any], z: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +143,7 @@ def loss(arrays: Arrays, args: dict[str, Any], _path: Path) -> Outputs:
 def trajectory(arrays: Arrays, args: dict[str, Any], _path: Path) -> Outputs:
     """A whole deterministic sampling, step by step."""
     process = _process(args)
-    model = _Gauss(args["mu"], args["s"], process)
+    model = Gauss(args["mu"], args["s"], process)
     path = [arrays["init"], *sampling.trajectory(model, arrays["init"], args["num_steps"], process=process)]
     return {"traj": torch.stack(path), "sample_loop": path[-1]}
 
@@ -184,7 +153,7 @@ def noisy_trajectory(arrays: Arrays, args: dict[str, Any], _path: Path) -> Outpu
     process = _process(args)
     noise = arrays["noise_by_i"]
     result = sampling.sample(
-        _Gauss(args["mu"], args["s"], process),
+        Gauss(args["mu"], args["s"], process),
         arrays["init"],
         args["num_steps"],
         process=process,
@@ -195,28 +164,10 @@ def noisy_trajectory(arrays: Arrays, args: dict[str, Any], _path: Path) -> Outpu
     return {"sample_loop": result}
 
 
-class PerfectStudent:
-    """A student of N steps that gives the two-step target of its teacher at every one of its times.
-
-    Args:
-        teacher: of 2N steps, giving x.
-        steps: N.
-        process: with the prediction x.
-    """
-
-    def __init__(self, teacher: Callable[..., Tensor], steps: int, process: Process) -> None:
-        self.teacher, self.steps, self.process = teacher, steps, process
-
-    def __call__(self, z: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        """The target's x."""
-        step = (t * self.steps).round().long() - 1
-        return sampling.two_step_target(self.teacher, z, step, self.steps, y, process=self.process).x
-
-
 def perfect_chain(arrays: Arrays, args: dict[str, Any], _path: Path) -> Outputs:
     """Teacher and ever shorter students that learnt perfectly: all must give one sample."""
     process = _process(args)
-    model: Callable[..., Tensor] = _Gauss(args["mu"], args["s"], process)
+    model: Callable[..., Tensor] = Gauss(args["mu"], args["s"], process)
     names = sorted((int(name[1:]) for name in arrays if name.startswith("N")), reverse=True)
     outputs = {}
     for steps in names:

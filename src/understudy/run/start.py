@@ -18,7 +18,7 @@ from understudy.recipe.tasks import TASKS
 from understudy.report import write_report
 from understudy.run.result import Result
 from understudy.run.show import results_table
-from understudy.train import processes
+from understudy.train import processes, trackers
 from understudy.train.files import write_atomically
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest, stop_on_signals
@@ -93,6 +93,7 @@ def start(
         RunError: the run could not go on.
         Interrupted: a signal came.
     """
+    trackers.require(recipe.track)
     runner = runner_of(recipe.task)
     _check_processes(recipe, runner)
     with processes.joined(recipe.train.device), runner.machine(recipe.train) as facts:
@@ -126,6 +127,7 @@ def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None, p
         if not (path / "report.html").exists():  # killed between its last two files
             write_report(path)
         return _show(Result(path, results, objects), console)
+    trackers.require(recipe.track)
     runner = runner_of(recipe.task)
     # The threads of the start, because sums change in their last bits with them. No file: killed between the first two.
     started = folder.environment() if (path / "environment.json").exists() else {}
@@ -154,7 +156,8 @@ def rehearse(recipe: Recipe, console: Console) -> None:
 
 def _proceed(job: Job, folder: RunFolder, objects: Mapping[str, Any], console: Console | None) -> Result:
     console = console if processes.is_first() else None
-    with stop_on_signals() as stop, Display(console) as display:
+    following = trackers.following(folder.path, job.recipe.track)
+    with stop_on_signals() as stop, Display(console) as display, following:
         results = _without_nan(job.run(folder, display, stop))
 
     def write() -> None:

@@ -21,6 +21,8 @@ def distill(
     prediction: str | None = None,
     conditional: bool | None = None,
     convert: Any = "auto",
+    guidance: Mapping[str, Any] | None = None,
+    process: Mapping[str, float] | None = None,
     evaluate: Mapping[str, Any] | None = None,
     name: str = "diffusion",
     out: str | Path | None = None,
@@ -41,6 +43,8 @@ def distill(
         prediction: what a module given as teacher predicts: `v` (the default), `x`, `eps` or `both`.
         conditional: whether images are drawn by class; by default as the teacher says, else no.
         convert: as in a recipe: `auto`, `none`, or how long to fine-tune a foreign teacher on our schedule.
+        guidance: as in a recipe: students learn guidance first, such as `{"weights": [0, 4], "sample": 1}`.
+        process: limits of the schedule, such as `{"logsnr_min": -10, "logsnr_max": 10}`, where a teacher has others.
         evaluate: as in a recipe, such as `{"images": 1000}`.
         name: of the run.
         out: the run folder; by default the next number below `runs/NAME`.
@@ -71,6 +75,8 @@ def distill(
         "steps": list(steps),
         "method": method,
         "convert": convert,
+        "guidance": None if guidance is None else dict(guidance),
+        "process": dict(process or {}),
         "evaluate": dict(evaluate or {}),
         "train": train,
         "seeds": seeds,

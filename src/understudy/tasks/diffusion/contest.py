@@ -13,7 +13,7 @@ from understudy.tasks.diffusion.draw import balanced, draw, forwards
 from understudy.tasks.diffusion.guidance import Guided, with_guidance
 from understudy.tasks.diffusion.judge import Judge
 from understudy.tasks.diffusion.process import Process
-from understudy.tasks.diffusion.quality import fid, frechet_distance, paired_error, precision_and_recall
+from understudy.tasks.diffusion.quality import Fid, frechet_distance, paired_error, precision_and_recall
 from understudy.tasks.diffusion.steps import Sampler
 from understudy.tasks.diffusion.task import Diffusion
 from understudy.train.folder import Log, read_log
@@ -55,24 +55,27 @@ class Yardstick:
     Args:
         judge: gives the features; None where there are no labelled images.
         features: of the held-out images.
-        images: the held-out images themselves, for FID.
+        fid: the distance to the held-out images by the standard network; None where its weights are not given.
         count: samples of each contender.
     """
 
     judge: Judge | None
     features: Tensor | None
-    images: Tensor | None
+    fid: Fid | None
     count: int
 
 
 def yardstick(task: Diffusion, judge: Judge | None) -> Yardstick:
     """Make the yardstick of a run."""
     settings = task.recipe.evaluate
-    images = None
-    if judge is not None or settings.inception is not None:
-        images, _ = task.held_out(10_000)
-    features = judge.features(images) if judge is not None and images is not None else None
-    return Yardstick(judge, features, images, settings.images)
+    if judge is None and settings.inception is None:
+        return Yardstick(None, None, None, settings.images)
+    images, _ = task.held_out(10_000)
+    features = None if judge is None else judge.features(images)
+    fid = None
+    if settings.inception is not None:
+        fid = Fid(images, weights=Path(settings.inception).expanduser(), device=task.device)
+    return Yardstick(judge, features, fid, settings.images)
 
 
 def floor(task: Diffusion, yard: Yardstick) -> Row | None:
@@ -123,16 +126,20 @@ def judged(
     """
     known = {row["name"]: row for row in _whole_rows(log)} if log is not None else {}
     meter = display.begin(f"samples-{seed}", sum(forwards(yard.count, one.steps) for one in contenders), 0)
+
+    def advance() -> None:
+        meter.advance()
+        if stop is not None:
+            stop.raise_if_asked()
+
     reference: Tensor | None = None
     rows = []
     for contender in contenders:
-        if stop is not None:
-            stop.raise_if_asked()
         if contender.name in known and (reference is not None or len(known) == len(contenders)):
             rows.append(known[contender.name])
             continue
         began = time.perf_counter()
-        images = images_of(contender, task, yard.count, seed, advance=meter.advance)
+        images = images_of(contender, task, yard.count, seed, advance=advance)
         milliseconds = 1000 * (time.perf_counter() - began) / yard.count
         reference = images if reference is None else reference
         if contender.name not in known:
@@ -201,7 +208,4 @@ def scores(images: Tensor, reference: Tensor, task: Diffusion, yard: Yardstick) 
         if task.conditional:
             wanted = balanced(len(images), len(task.classes))
             found["recognised"] = float((yard.judge.classes(features) == wanted).double().mean())
-    inception = task.recipe.evaluate.inception
-    if inception is not None and yard.images is not None:
-        found = {"fid": fid(yard.images, images, weights=Path(inception).expanduser()), **found}
-    return found
+    return found if yard.fid is None else {"fid": yard.fid(images), **found}

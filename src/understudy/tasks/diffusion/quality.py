@@ -4,6 +4,7 @@ A distance means something beside its floor: what real images of the training se
 to against the same held-out images. All distances of a run use equally many samples, because few make them larger.
 """
 
+from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from understudy.errors import UserError
+
+# The port of the Inception network that FID is defined by, as pytorch-fid and torch-fidelity publish it.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
@@ -72,7 +76,7 @@ def check_inception(weights: Path) -> None:
     """Refuse to compute FID where it could not be the standard one.
 
     Raises:
-        UserError: torchmetrics or the file is missing.
+        UserError: torchmetrics or the file is missing, or the file is another one.
     """
     if not weights.is_file():
         raise UserError(
@@ -82,28 +86,48 @@ def check_inception(weights: Path) -> None:
         )
     for package in ("torchmetrics", "torch_fidelity"):
         if find_spec(package) is None:
-            raise UserError(f"FID needs {package}: pip install torchmetrics torch-fidelity", where="evaluate.inception")
+            raise UserError(f"FID needs {package}: pip install 'understudy[diffusion]'", where="evaluate.inception")
+    # torch_fidelity unpickles whatever it is given: only the one file that is known gets that far.
+    with weights.open("rb") as file:
+        if file_digest(file, "sha256").hexdigest() != INCEPTION_SHA256:
+            raise UserError(
+                f"is not pt_inception-2015-12-05-6726825d.pth (SHA-256 {INCEPTION_SHA256[:8]}...): with another "
+                "network's weights the distance would be no FID",
+                where=weights,
+            )
 
 
-def fid(real: Tensor, samples: Tensor, *, weights: Path) -> float:
-    """The Fréchet inception distance, by torchmetrics with the standard Inception weights from a local file.
+class Fid:
+    """The Fréchet inception distance to some real images, by torchmetrics with the standard weights in a local file.
 
     Args:
-        real: (N, C, H, W) images in [-1, 1].
-        samples: (M, C, H, W) images in [-1, 1].
+        real: (N, C, H, W) images in [-1, 1], grey or RGB.
         weights: `pt_inception-2015-12-05-6726825d.pth`, the port of the original network.
+        device: where the network runs.
 
     Raises:
         UserError: torchmetrics or the file is missing. Nothing takes their place: another network's distance is no FID.
     """
-    check_inception(weights)
-    from torchmetrics.image.fid import FrechetInceptionDistance  # pyright: ignore[reportMissingImports]
 
-    metric = FrechetInceptionDistance(feature=2048, normalize=False, feature_extractor_weights_path=str(weights))
-    for images, is_real in ((real, True), (samples, False)):
+    def __init__(self, real: Tensor, *, weights: Path, device: torch.device | str = "cpu") -> None:
+        check_inception(weights)
+        from torchmetrics.image.fid import FrechetInceptionDistance  # pyright: ignore[reportMissingImports]
+
+        self.device = device
+        self.metric = FrechetInceptionDistance(
+            feature=2048, reset_real_features=False, feature_extractor_weights_path=str(weights)
+        ).to(device)
+        self._update(real, real=True)
+
+    def __call__(self, samples: Tensor) -> float:
+        """The distance of samples (M, C, H, W) in [-1, 1]."""
+        self.metric.reset()  # of the samples before; the real images stay
+        self._update(samples, real=False)
+        return float(self.metric.compute())
+
+    def _update(self, images: Tensor, *, real: bool) -> None:
         for part in images.split(100):
-            metric.update(pixels(part).expand(-1, 3, -1, -1), real=is_real)
-    return float(metric.compute())
+            self.metric.update(pixels(part).expand(-1, 3, -1, -1).to(self.device), real=real)
 
 
 def pixels(images: Tensor) -> Tensor:

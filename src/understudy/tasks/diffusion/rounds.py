@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.models.store import write_tensors
+from understudy.tasks.diffusion import stages
 from understudy.tasks.diffusion.contest import Contender
-from understudy.tasks.diffusion.draw import balanced, draw
-from understudy.tasks.diffusion.guidance import Guided
+from understudy.tasks.diffusion.draw import balanced, draw, forwards
 from understudy.tasks.diffusion.judge import Judge
 from understudy.tasks.diffusion.network import Network
 from understudy.tasks.diffusion.pixels import from_samples
@@ -20,7 +20,7 @@ from understudy.tasks.diffusion.settings import Method
 from understudy.tasks.diffusion.steps import Sampler
 from understudy.tasks.diffusion.store import load_network, save_network, why_no_pipeline
 from understudy.tasks.diffusion.task import Diffusion
-from understudy.tasks.diffusion.teachers import Teacher, describe
+from understudy.tasks.diffusion.teachers import Teacher, as_compared, describe
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest
 from understudy.train.loop import fit
@@ -50,34 +50,44 @@ class Rounds:
     def draw_data(self) -> None:
         """The teacher's own samples become the data, drawn once and kept with the run."""
         task = self.task
-        teacher = task.teacher(self.recipe.seed)
-        path = self.folder.path / "samples" / "samples.safetensors"
         labels = balanced(self.recipe.data.images, len(task.classes)) if task.conditional else None
+        path = self.folder.path / "samples" / "samples.safetensors"
         if not path.is_file():
-            self.display.line(
-                f"data: {self.recipe.data.images:,} samples of the teacher in {self.recipe.steps[0]} steps"
-            )
-            images = draw(
-                teacher.model,
-                process=teacher.process,
-                shape=task.shape,
-                count=self.recipe.data.images,
-                steps=self.recipe.steps[0],
-                labels=labels,
-                seed=randomness.key("data", self.recipe.seed) & 0xFFFF_FFFF,
-                device=task.device,
-            )
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(".tmp")
-            write_tensors({"images": images}, partial)
+            write_tensors({"images": self._samples(labels)}, partial)
             partial.rename(path)
         images = load_file(path)["images"]
         labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
         task.splits = from_samples(images, labels, task.classes)
 
+    def _samples(self, labels: Tensor | None) -> Tensor:
+        teacher = self.task.teacher(self.recipe.seed)
+        count, steps = self.recipe.data.images, self.recipe.steps[0]
+        self.display.line(f"data: {count:,} samples of the teacher in {steps} steps")
+        meter = self.display.begin("data", forwards(count, steps), 0)
+
+        def advance() -> None:
+            meter.advance()
+            self.stop.raise_if_asked()
+
+        images = draw(
+            teacher.model,
+            process=teacher.process,
+            shape=self.task.shape,
+            count=count,
+            steps=steps,
+            labels=labels,
+            seed=randomness.key("data", self.recipe.seed) & 0xFFFF_FFFF,
+            device=self.task.device,
+            advance=advance,
+        )
+        meter.finish(meter.total)
+        return images
+
     def judge(self) -> Judge:
         """The classifier that all seeds are judged by."""
-        stage = self.task.judge_stage(self.recipe.seed)
+        stage = stages.judge_stage(self.task, self.recipe.seed)
         home = self.folder.arm("judge", self.recipe.seed) / "student"
         if "judge" not in self.folder.finished_stages:
             fit(stage, self.folder, self.display, self.stop)
@@ -107,7 +117,7 @@ class Rounds:
         teacher = task.teacher(seed)
         if recipe.teacher.is_trained:
             text = f"The teacher of the run {recipe.name}."
-            model = self.finished(task.base_stage(seed, teacher), teacher.process, recipe.steps[0], text)
+            model = self.finished(stages.base_stage(task, seed, teacher), teacher.process, recipe.steps[0], text)
             teacher = Teacher(model, teacher.process, classes=teacher.classes, shape=teacher.shape, null=teacher.null)
         elif seed == recipe.seed:
             self.display.line(describe(teacher))
@@ -116,13 +126,13 @@ class Rounds:
             return found[:1]
         model, process, guided = teacher.model, teacher.process, False
         if task.needs_converting(teacher):
-            stage, process = task.convert_stage(seed, teacher)
+            stage, process = stages.convert_stage(task, seed, teacher)
             model = self.finished(stage, process, recipe.steps[0], f"The converted teacher of the run {recipe.name}.")
             name = f"converted_{recipe.steps[0]}"
             found.append(Contender(name, "other", model, process, recipe.steps[0], "ddim", "converted, DDIM"))
             self.arms[name] = "converted"
         if recipe.guidance is not None:
-            stage = task.guidance_stage(seed, model, process, teacher.null)
+            stage = stages.guidance_stage(task, seed, model, process, teacher.null)
             text = f"A student that has learnt guidance, of the run {recipe.name}."
             model, guided = self.finished(stage, process, recipe.steps[0], text, guided=True), True
             name = f"guided_{recipe.steps[0]}"
@@ -135,9 +145,7 @@ class Rounds:
     def _of_teacher(self, teacher: Teacher) -> list[Contender]:
         """The teacher with all its steps, and with the few that students take, by both samplers."""
         recipe, found = self.recipe, []
-        model: nn.Module | Guided = teacher.model
-        if recipe.guidance is not None and teacher.null is not None:
-            model = Guided(teacher.model, teacher.null, recipe.guidance.sample)
+        model = as_compared(teacher, recipe)
         full = recipe.reference_steps
         samplers: tuple[Sampler, ...] = ("ddim", "noisy") if recipe.evaluate.noisy else ("ddim",)
         for sampler in samplers:
@@ -161,7 +169,9 @@ class Rounds:
         recipe, found = self.recipe, []
         numbers = recipe.steps_of(method)
         for before, steps in pairwise(numbers):
-            stage = self.task.round_stage(seed, method, model, process, before=before, steps=steps, guided=guided)
+            stage = stages.round_stage(
+                self.task, seed, method, model, process, before=before, steps=steps, guided=guided
+            )
             sampler: Sampler = "consistency" if method.name == "consistency" else "ddim"
             text = f"Distilled from {before} steps to {steps} by {method.name} distillation in the run {recipe.name}."
             model = self.finished(stage, process, steps, text, guided=guided, sampler=sampler)

@@ -9,13 +9,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from understudy.errors import UserError
 from understudy.run.measure import multiply_adds, parameter_count, seconds_a_step, size_on_disk
-from understudy.tasks.diffusion import contest
-from understudy.tasks.diffusion.commands import evaluate
+from understudy.tasks.diffusion import contest, stages
 from understudy.tasks.diffusion.contest import Contender
 from understudy.tasks.diffusion.draw import balanced, starting_noise
+from understudy.tasks.diffusion.evaluate import evaluate
 from understudy.tasks.diffusion.guidance import Guided
 from understudy.tasks.diffusion.pictures import labelled_rows, moments
+from understudy.tasks.diffusion.quality import check_inception
 from understudy.tasks.diffusion.recipe import DiffusionRecipe
 from understudy.tasks.diffusion.results import summarise
 from understudy.tasks.diffusion.rounds import Rounds
@@ -154,9 +156,9 @@ def prepare(recipe: DiffusionRecipe, objects: Mapping[str, Any]) -> Distillation
     teacher = task.teacher(recipe.seed)
     _try_out(task, teacher)
     if recipe.evaluate.inception is not None:
-        from understudy.tasks.diffusion.quality import check_inception
-
         check_inception(Path(recipe.evaluate.inception).expanduser())
+        if task.shape[0] not in (1, 3):
+            raise UserError(f"FID is for grey and RGB images, these have {task.shape[0]} channels", where="evaluate")
     return Distillation(task)
 
 
@@ -191,7 +193,7 @@ def rehearse(job: Distillation, console: Console) -> None:
         console.print("the data are the teacher's samples: they would be drawn first")
         return
     if recipe.teacher.train is not None:
-        stage = task.base_stage(recipe.seed, teacher)
+        stage = stages.base_stage(task, recipe.seed, teacher)
         seconds = seconds_a_step(stage, list(stage.arms))
         total += seconds * recipe.teacher.train.updates
         console.print(f"teacher: {seconds:.3f} s an update, {recipe.teacher.train.updates:,} updates")
@@ -199,8 +201,8 @@ def rehearse(job: Distillation, console: Console) -> None:
         for method in recipe.method:
             numbers = recipe.steps_of(method)
             before, steps = numbers[:2]
-            stage = task.round_stage(
-                recipe.seed, method, teacher.model, teacher.process, before=before, steps=steps, guided=False
+            stage = stages.round_stage(
+                task, recipe.seed, method, teacher.model, teacher.process, before=before, steps=steps, guided=False
             )
             seconds = seconds_a_step(stage, list(stage.arms))
             updates = sum(method.updates_to(number) for number in numbers[1:])

@@ -1,36 +1,23 @@
 """A diffusion recipe with its data read: makes the stages that a run trains."""
 
-import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from understudy import randomness
-from understudy.data import Feed, Splits
+from understudy.data import Splits
 from understudy.errors import UserError
-from understudy.recipe.schema import Train
-from understudy.tasks.diffusion.guidance import Guided, learns_guidance
-from understudy.tasks.diffusion.judge import Judge, judge_learner, judge_settings
-from understudy.tasks.diffusion.learner import Condition, Denoising
-from understudy.tasks.diffusion.network import Network, StepClock, without_dropout
+from understudy.tasks.diffusion.learner import Condition
+from understudy.tasks.diffusion.network import Network
 from understudy.tasks.diffusion.pixels import Canvas, read_images, some_of
 from understudy.tasks.diffusion.process import Process
 from understudy.tasks.diffusion.recipe import DiffusionRecipe
-from understudy.tasks.diffusion.settings import FROM_TEACHER, Convert, Method, Updates
+from understudy.tasks.diffusion.settings import FROM_TEACHER
 from understudy.tasks.diffusion.store import Card
-from understudy.tasks.diffusion.targets import Consistency, Data, Target, Taught, Tract, TwoSteps
-from understudy.tasks.diffusion.teachers import Foreign, Teacher, clock_steps, fresh_teacher, on_our_clock, read_teacher
-from understudy.train.arm import Arm, Role
-from understudy.train.stage import Scores, Stage
-
-METRIC = "psnr"
-# Held-out images that a stage is watched on.
-_WATCHED = 256
-
+from understudy.tasks.diffusion.teachers import Foreign, Teacher, fresh_teacher, read_teacher
 
 class Diffusion:
     """The models, data and stages of a diffusion recipe.
@@ -152,198 +139,7 @@ class Diffusion:
         guidance = self.recipe.guidance.sample if guided and self.recipe.guidance else None
         return Card(process, steps, self.shape, self.classes, guidance, sampler, text)
 
-    # Stages
-
-    def judge_stage(self, seed: int) -> Stage:
-        """Training of the classifier that samples are judged by."""
-        assert self.splits is not None
-        described = self.recipe.evaluate.judge
-        settings = judge_settings(described, self._machine())
-        feed = self._feed(settings.batch_size, seed)
-        learner = judge_learner(described, classes=len(self.splits.classes), shape=self.shape, seed=seed)
-        arm = self._arm("judge", "other", seed, learner.to(self.device), settings, feed.steps_per_pass)
-        return self._stage("judge", arm, feed, feed.steps_per_pass, self.watch_judge, "accuracy")
-
-    def base_stage(self, seed: int, teacher: Teacher) -> Stage:
-        """Training of the teacher on data, at random times."""
-        settings = self.recipe.teacher.train
-        assert settings is not None
-        condition = self.condition(guided=False, dropout=settings.label_dropout, null=teacher.null)
-        learner = Denoising(
-            teacher.model,
-            Data(teacher.process),
-            process=teacher.process,
-            weighting=settings.weighting,
-            steps=0,
-            name="denoising",
-            condition=condition,
-        )
-        return self.stage("teacher", "teacher", seed, learner, settings, ema=settings.ema)
-
-    def convert_stage(self, seed: int, teacher: Teacher) -> tuple[Stage, Process]:
-        """Fine-tuning of a copy of the teacher towards its own images, on our schedule, until it predicts v."""
-        settings = self.recipe.convert if isinstance(self.recipe.convert, Convert) else Convert()
-        process = Process(teacher.process.logsnr_min, teacher.process.logsnr_max, "v")
-        student = self._student(on_our_clock(teacher, StepClock(clock_steps(self.recipe.steps[0]))))
-        learner = Denoising(
-            student,
-            Taught(teacher.model, teacher.process),
-            process=process,
-            weighting=settings.weighting,
-            steps=0,
-            name="convert",
-            condition=self.condition(guided=False, dropout=0.1 if teacher.null is not None else 0.0, null=teacher.null),
-        )
-        return self.stage("converted", "other", seed, learner, settings), process
-
-    def guidance_stage(self, seed: int, model: nn.Module, process: Process, null: int | None) -> Stage:
-        """A student learns guidance of every strength from a teacher that is asked with and without the class.
-
-        Raises:
-            UserError: the teacher was never trained without classes.
-        """
-        settings = self.recipe.guidance
-        assert settings is not None
-        if null is None or not isinstance(model, Network):
-            raise UserError("the teacher has no class number for 'no class': it cannot be guided", where="guidance")
-        student = self._student(model)
-        assert isinstance(student, Network)
-        randomness.seed_torch(randomness.key("init", "guidance", seed))
-        learns_guidance(student).to(self.device)
-        learner = Denoising(
-            student,
-            Taught(Guided(model, null), process),
-            process=process,
-            weighting=settings.weighting,
-            steps=0,
-            name="guidance",
-            condition=self.condition(guided=True),
-        )
-        return self.stage("guided", "other", seed, learner, settings)
-
-    def round_stage(
-        self, seed: int, method: Method, model: nn.Module, process: Process, *, before: int, steps: int, guided: bool
-    ) -> Stage:
-        """One round: a student that begins as its teacher learns to take fewer steps.
-
-        Args:
-            seed: of the run.
-            method: that it learns by.
-            model: the teacher.
-            process: of both.
-            before: steps of the teacher.
-            steps: of the student.
-            guided: whether both take a strength of guidance.
-        """
-        student = self._student(model)
-        times = before
-        target: Target
-        if method.name == "progressive":
-            target, times = TwoSteps(model, process, steps), steps
-        elif method.name == "tract":
-            decay = method.self_decay
-            target = Tract(model, student, process, teacher_steps=before, steps=steps, decay=decay)
-        else:
-            target = Consistency(model, student, process, steps=before, decay=method.self_decay)
-        name = self.arm_name(method, steps)
-        learner = Denoising(
-            student,
-            target,
-            process=process,
-            weighting=method.weighting,
-            steps=times,
-            name=name,
-            condition=self.condition(guided=guided),
-        )
-        settings = method.model_copy(update={"updates": method.updates_to(steps), "lr": method.lr_to(steps)})
-        return self.stage(name, "distilled", seed, learner, settings)
-
-    def arm_name(self, method: Method, steps: int) -> str:
-        """What the student of a round is called."""
-        way = f"_{method.name}" if len(self.recipe.method) > 1 else ""
-        return f"student{way}" if method.name == "consistency" else f"student{way}_{steps}"
-
-    def _student(self, model: nn.Module) -> nn.Module:
-        return without_dropout(copy.deepcopy(model)).to(self.device).requires_grad_(True)
-
-    def stage(
-        self, name: str, role: Role, seed: int, learner: Denoising, settings: Updates, *, ema: float | None = None
-    ) -> Stage:
-        """A stage of one network.
-
-        Args:
-            name: of the arm.
-            role: of the arm.
-            seed: of the run.
-            learner: the network with its target.
-            settings: how long and how it is trained.
-            ema: decay of the moving average of its weights.
-        """
-        chunk = chunk_of(settings.updates, self.recipe.train.evaluate_every)
-        train = Train(
-            epochs=settings.updates // chunk,
-            batch_size=settings.batch_size,
-            optimizer="adamw",
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            schedule=settings.schedule,
-            warmup_epochs=settings.warmup / chunk,
-            clip=settings.clip,
-            accumulate=settings.accumulate,
-            ema=ema,
-            **self._machine(),
-        )
-        arm = self._arm(name, role, seed, learner, train, chunk)
-        return self._stage(f"{name}-{seed}", arm, self._feed(settings.batch_size, seed), chunk, self.watch, METRIC)
-
-    def _arm(self, name: str, role: Role, seed: int, learner: Any, settings: Train, steps: int) -> Arm:
-        canvas: Any = self.canvas  # called as a `Preprocess` is
-        return Arm(name, role, learner, settings, feed="images", preprocess=canvas, steps_per_epoch=steps, seed=seed)
-
-    def _stage(self, name: str, arm: Arm, feed: Feed, steps: int, watch: Callable[[Arm], Scores], metric: str) -> Stage:
-        return Stage(
-            name,
-            (arm,),
-            {"images": feed},
-            steps,
-            evaluate=watch,
-            metric=metric,
-            device=self.device,
-        )
-
-    def _machine(self) -> dict[str, Any]:
-        settings = self.recipe.train
-        return settings.model_dump(exclude={"evaluate_every"})
-
-    def _feed(self, batch_size: int, seed: int) -> Feed:
-        assert self.splits is not None
-        return Feed(
-            self.splits.teacher,
-            batch_size=batch_size,
-            seed=seed,
-            settings=self.recipe.data.augment,
-            classes=len(self.splits.classes),
-        )
-
-    # Watching
-
-    @torch.no_grad()
-    def watch(self, arm: Arm) -> Scores:
-        """How near a network comes to its target's images on held-out data, in decibels (the same draws every time)."""
-        learner = arm.distiller
-        assert isinstance(learner, Denoising)
-        images, labels = self.held_out(_WATCHED)
-        key = randomness.key("watch", learner.name) & (2**63 - 1)
-        generator = torch.Generator(self.device).manual_seed(key)
-        found, wanted = learner.compare(arm.model.eval(), images.to(self.device), labels.to(self.device), generator)
-        error = float((found.x - wanted.x).square().mean())
-        return {"test": {METRIC: 10 * math.log10(4 / max(error, 1e-12))}}
-
-    def watch_judge(self, arm: Arm) -> Scores:
-        """How often the classifier is right on held-out images."""
-        images, labels = self.held_out(2000)
-        judge = Judge(arm.model)
-        return {"test": {"accuracy": float((judge.classes(judge.features(images)) == labels).double().mean())}}
+    # Images
 
     def held_out(self, most: int) -> tuple[Tensor, Tensor]:
         """Images in [-1, 1] that nothing was trained on, with their labels, in a fixed order."""
@@ -355,11 +151,3 @@ class Diffusion:
         """Training images in [-1, 1], unvaried, with their labels."""
         assert self.splits is not None
         return some_of([self.splits.teacher], self.canvas, most, "training")
-
-
-def chunk_of(updates: int, every: int) -> int:
-    """Updates between evaluations: a divisor of all of them, at most `every`; all where only tiny ones divide."""
-    if updates <= every:
-        return updates
-    largest = next(size for size in range(every, 0, -1) if updates % size == 0)
-    return largest if 10 * largest >= every else updates

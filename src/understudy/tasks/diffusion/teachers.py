@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from understudy.errors import UserError
+from understudy.tasks.diffusion.guidance import Guided
 from understudy.tasks.diffusion.network import Network, StepClock, TableClock, build_unet
 from understudy.tasks.diffusion.process import Process
 from understudy.tasks.diffusion.published import load_published
@@ -153,7 +155,7 @@ def _from_folder(folder: Path, process: Process) -> Teacher:
         folder = folder / "teacher"
     if (folder / CARD).is_file():
         network = load_network(folder)
-        return _with_card(network)
+        return of_card(network)
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     try:
@@ -163,7 +165,8 @@ def _from_folder(folder: Path, process: Process) -> Teacher:
     return _from_pipeline(pipeline, process, str(folder))
 
 
-def _with_card(network: nn.Module) -> Teacher:
+def of_card(network: nn.Module) -> Teacher:
+    """A network that was saved, as a teacher."""
     card: Any = network.card
     null = None
     if isinstance(network, Network) and network.classes > len(card.classes):
@@ -221,12 +224,14 @@ def _from_object(given: Any, process: Process, recipe: DiffusionRecipe) -> Teach
         return _from_pipeline(given, process, type(given).__name__)
     if isinstance(given, UNet2DModel):
         raise UserError("a UNet2DModel does not say its schedule: give the pipeline, or us.diffusion.Network(unet)")
-    if not isinstance(given, nn.Module):
-        given = given() if callable(given) else given
+    if not isinstance(given, nn.Module) and callable(given):
+        if signature(given).parameters:
+            raise UserError("the teacher is a function: wanted a module, whose weights a student can start from")
+        given = given()
     if not isinstance(given, nn.Module):
         raise UserError(f"the teacher is a {type(given).__name__}: wanted a pipeline or a module called as (z, t, y)")
     if hasattr(given, "card"):
-        return _with_card(given)
+        return of_card(given)
     shape = given.image_shape if isinstance(given, Network) else None
     return Teacher(given, replace(process, prediction=recipe.teacher.prediction or "v"), shape=shape)
 
@@ -237,6 +242,13 @@ def describe(teacher: Teacher) -> str:
     schedule = "our schedule" if teacher.ours else "a schedule of its own"
     by_class = f", draws {len(teacher.classes)} classes" if teacher.classes else ""
     return f"teacher: {parameters:,} parameters, predicts {_own_prediction(teacher)} on {schedule}{by_class}"
+
+
+def as_compared(teacher: Teacher, recipe: DiffusionRecipe) -> nn.Module | Guided:
+    """The teacher as it is drawn from: with guidance, where the students learn it."""
+    if recipe.guidance is None or teacher.null is None:
+        return teacher.model
+    return Guided(teacher.model, teacher.null, recipe.guidance.sample)
 
 
 def on_our_clock(teacher: Teacher, clock: StepClock) -> nn.Module:

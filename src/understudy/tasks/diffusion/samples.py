@@ -1,4 +1,4 @@
-"""What is done with a finished run: its networks listed, sampled, and compared at other numbers of steps."""
+"""The networks of a run, listed and sampled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,23 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from understudy.errors import UserError, did_you_mean
-from understudy.recipe.schema import Recipe
-from understudy.tasks.diffusion import contest
-from understudy.tasks.diffusion.contest import Contender, Row
 from understudy.tasks.diffusion.draw import balanced, draw, forwards
-from understudy.tasks.diffusion.judge import Judge
-from understudy.tasks.diffusion.process import Process
 from understudy.tasks.diffusion.quality import pixels
-from understudy.tasks.diffusion.recipe import DiffusionRecipe
 from understudy.tasks.diffusion.steps import SAMPLERS, Sampler
 from understudy.tasks.diffusion.store import CARD, Card, load_network, read_card
-from understudy.tasks.diffusion.task import Diffusion
 from understudy.train.folder import RunFolder
-from understudy.train.machine import device as device_of
 from understudy.train.progress import Display
 
 # Images drawn before they are turned to bytes: what is held in memory as numbers.
@@ -80,7 +71,7 @@ def choose(run: Path, *, steps: int | None = None, name: str | None = None, seed
         seed: of the run; by default its first.
 
     Raises:
-        UserError: there is no such network.
+        UserError: there is no such network, or several.
     """
     known = saved(run, seed)
     if name is not None:
@@ -88,9 +79,10 @@ def choose(run: Path, *, steps: int | None = None, name: str | None = None, seed
         if not match:
             raise UserError(f"has no model '{name}', {did_you_mean(name, [one.name for one in known])}", where=run)
         return match[0]
-    if steps is None or len(known) == 1:
-        return known[-1]
-    match = [one for one in known if one.card.steps == steps]
+    if len(known) == 1:
+        return known[0]
+    wanted = known[-1].card.steps if steps is None else steps
+    match = [one for one in known if one.card.steps == wanted]
     if not match:
         numbers = ", ".join(str(number) for number in sorted({one.card.steps for one in known}, reverse=True))
         raise UserError(
@@ -98,6 +90,9 @@ def choose(run: Path, *, steps: int | None = None, name: str | None = None, seed
             "with --model, see --list",
             where=run,
         )
+    if len(match) > 1:
+        names = ", ".join(one.name for one in match)
+        raise UserError(f"has several models of {wanted} steps ({names}): name one with --model", where=run)
     return match[0]
 
 
@@ -205,104 +200,3 @@ def write_npz(path: Path, images: np.ndarray, labels: np.ndarray | None) -> None
     arrays = [images] if labels is None else [images, labels.astype(np.int64)]
     with path.open("wb") as file:  # given a name, NumPy would add its own suffix to it
         np.savez(file, *arrays)
-
-
-def evaluate_run(run: Path, steps: Sequence[int], *, objects: Any = None, display: Display | None = None) -> list[Row]:
-    """Compare a run's teacher, by both samplers, and its students at some numbers of steps.
-
-    The teacher with the recipe's reference steps is the first row: the others are paired with its images.
-
-    Args:
-        run: the folder of a finished run.
-        steps: numbers of steps.
-        objects: what was given in Python, by `teacher` and `data`.
-        display: shows progress.
-
-    Returns:
-        One row each: `name`, `steps`, `sampler`, the scores, and `ms_per_image`.
-
-    Raises:
-        UserError: no such run, or its classifier is not there.
-    """
-    folder = RunFolder.open(run)
-    recipe: Recipe = folder.recipe()
-    if not isinstance(recipe, DiffusionRecipe):
-        raise UserError(f"is a run of the task '{recipe.task}': --steps belongs to diffusion", where=run)
-    wanted = tuple(sorted(set(steps), reverse=True))
-    if not wanted or wanted[-1] < 1:
-        raise UserError("numbers of steps are 1 and more", where="--steps")
-    task = Diffusion(recipe, objects or {}, device_of(recipe.train))
-    judge = None
-    if task.is_judged:
-        judge = _judge(task, folder, recipe.seed)
-    contenders = _contenders(task, run, wanted)
-    rows = contest.judged(
-        contenders, task, contest.yardstick(task, judge), recipe.seed, log=None, display=display or Display(None)
-    )
-    return [{"steps": one.steps, "sampler": one.sampler, **row} for one, row in zip(contenders, rows, strict=True)]
-
-
-def _judge(task: Diffusion, folder: RunFolder, seed: int) -> Judge:
-    path = folder.arm("judge", seed) / "student" / "model.safetensors"
-    if not path.is_file():
-        raise UserError("the run has not trained its classifier yet", where=folder.path)
-    model = task.judge_stage(seed).arms[0].model
-    model.load_state_dict(load_file(path))
-    return Judge(model.to(task.device))
-
-
-def _contenders(task: Diffusion, run: Path, steps: tuple[int, ...]) -> list[Contender]:
-    recipe = task.recipe
-    known = {one.name: one for one in saved(run)}
-    if "teacher" in known:
-        network = load_network(known["teacher"].folder).to(task.device)
-        process: Process = known["teacher"].card.process
-    else:
-        given = task.teacher(recipe.seed)
-        network, process = given.model, given.process
-    full = recipe.reference_steps
-    found = [Contender(f"teacher_{full}", "teacher", network, process, full, "ddim", "teacher, DDIM")]
-    samplers: tuple[Sampler, ...] = ("ddim", "noisy") if recipe.evaluate.noisy else ("ddim",)
-    for sampler in samplers:
-        for number in steps:
-            if (sampler, number) != ("ddim", full):
-                name = f"teacher_{sampler}_{number}"
-                found.append(Contender(name, "other", network, process, number, sampler, "teacher"))
-    for one in known.values():
-        if not one.name.startswith("student"):
-            continue
-        numbers = [one.card.steps] if one.card.sampler == "ddim" else [number for number in steps if number <= 4]
-        for number in numbers:
-            if number in steps:
-                student = load_network(one.folder).to(task.device)
-                sampler = cast(Sampler, one.card.sampler)
-                name = one.name if sampler == "ddim" else f"{one.name}_{number}"
-                found.append(Contender(name, "distilled", student, one.card.process, number, sampler, "distilled"))
-    return found
-
-
-def evaluate(folder: Path, options: Sequence[str]) -> str:
-    """What `understudy evaluate RUN --steps 1,4` prints: a line for each sampler and number of steps.
-
-    Args:
-        folder: of a finished run.
-        options: `steps=1,4`; by default the recipe's own rounds.
-
-    Raises:
-        UserError: another option, or numbers that are none.
-    """
-    given = {text.partition("=")[0]: text.partition("=")[2] for text in options}
-    if unknown := set(given) - {"steps"}:
-        raise UserError("is nothing to a run of diffusion: there is --steps 1,2,4", where=f"'{sorted(unknown)[0]}'")
-    words = given.get("steps", "1,2,4,8").split(",")
-    if not all(word.strip().isdigit() for word in words):
-        raise UserError("numbers of steps are written as 1,2,4", where=f"--steps {given['steps']}")
-    rows = evaluate_run(folder, [int(word) for word in words])
-    columns = list(rows[0])
-    lines = [
-        [f"{row[column]:.4g}" if isinstance(row[column], float) else str(row[column]) for column in columns]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
-    told = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [columns, *lines]]
-    return "\n".join("  ".join(line).rstrip() for line in told)
