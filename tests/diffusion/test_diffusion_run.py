@@ -344,6 +344,9 @@ def test_the_command_writes_a_grid_and_samples(finished, tmp_path, sample_comman
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.width == 3 * 42
         assert picture.height == 2 * 42
+    sample_command(finished, "--steps", 2, "--classes", "1,8", "--columns", 3, "--out", tmp_path / "rows.npz")
+    with np.load(tmp_path / "rows.npz") as file:
+        assert file["arr_1"].tolist() == [1, 1, 1, 8, 8, 8]
     sample_command(finished, "--n", 7, "--out", tmp_path / "seven.npz", "--device", "cpu")
     with np.load(tmp_path / "seven.npz") as file:
         assert len(file["arr_0"]) == len(file["arr_1"]) == 7

@@ -16,8 +16,12 @@ def register(app: typer.Typer) -> None:
 def sample(
     run: Annotated[Path, typer.Argument(help="The folder of a diffusion run, or of one saved model.")],
     steps: Annotated[int | None, typer.Option(min=1, help="How many steps [default: the fewest there are].")] = None,
-    classes: Annotated[str | None, typer.Option(help="Names or numbers of classes, taken in turn: truck,7.")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="How many images [default: 64].")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names or numbers of classes: truck,7. A row each; with --n in turn.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="How many images [default: a row for each of --classes, else 64].")
+    ] = None,
     grid: Annotated[Path | None, typer.Option(help="Write a picture of them all.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write them as samples.npz, in the layout of ADM's evaluator.")
@@ -57,7 +61,9 @@ def sample(
             )
         return
     words = [word.strip() for word in classes.split(",") if word.strip()] if classes else None
-    count = n or (columns * len(words) if words else 64)
+    if words and n is None:
+        words = [word for word in words for _ in range(columns)]  # a row of the grid for each class
+    count = n or (len(words) if words else 64)
     one = samples.choose(run, steps=steps, name=model)
     with Display(console) as display:
         images, labels = samples.sample_images(

@@ -112,7 +112,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """
     verdict = results["verdict"]
     metric = verdict["metric"] if verdict else "accuracy"
-    others = [name for name in next(iter(results["models"].values()))["metrics"] if name.startswith("recall")]
+    known = next(iter(results["models"].values()))["metrics"]
+    others = results.get("columns", [name for name in known if name.startswith("recall")])
     seeds = max(len(about["metrics"][metric]["seeds"]) for about in results["models"].values())
     caption = f"test {metric}: mean ± 95 % interval over {seeds} seeds, last epoch" if seeds > 1 else None
     # One line a model fits 80 columns: what a person compares; the rest is in the report.

@@ -55,7 +55,8 @@ def evaluate_run(run: Path, steps: Sequence[int], *, objects: Any = None, displa
     rows = contest.judged(
         contenders, task, contest.yardstick(task, judge), recipe.seed, log=None, display=display or Display(None)
     )
-    return [{"steps": one.steps, "sampler": one.sampler, **row} for one, row in zip(contenders, rows, strict=True)]
+    about = [{"name": one.name, "steps": one.steps, "sampler": one.sampler} for one in contenders]
+    return [known | row for known, row in zip(about, rows, strict=True)]
 
 
 def _judge(task: Diffusion, folder: RunFolder, seed: int) -> Judge:

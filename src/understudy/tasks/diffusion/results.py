@@ -53,6 +53,7 @@ def summarise(
         "verdict": (found[best] if best else untested(metric)).to_json(),
         "verdicts": {name: verdict.to_json() for name, verdict in found.items()},
         "best": best,
+        "columns": _columns(rows, metric),
         "notes": [*_notes(recipe, floor), *notes],
         "hash": fingerprint(folder),
         "floor": floor,
@@ -63,6 +64,12 @@ def summarise(
 def _metric(rows: Mapping[int, Sequence[Row]]) -> str:
     """What the verdict is about: FID where it could be had, else the distance in features, else the paired error."""
     return next(name for name in _DISTANCES if name in next(iter(rows.values()))[0])
+
+
+def _columns(rows: Mapping[int, Sequence[Row]], metric: str) -> list[str]:
+    """What the terminal's narrow table shows beside the metric of the verdict."""
+    known = next(iter(rows.values()))[0]
+    return [name for name in ("recognised", "paired_mse") if name in known and name != metric][:1]
 
 
 def _model(one: Contender, place: int, rows: Mapping[int, Sequence[Row]], facts: Mapping[str, float]) -> dict[str, Any]:
