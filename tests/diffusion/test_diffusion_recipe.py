@@ -35,9 +35,10 @@ def test_reading_a_recipe_imports_neither_torch_nor_diffusers():
     [
         ({"steps": [8, 4, 3]}, "steps: 4 to 3 is no halving: each round takes half the steps"),
         ({"steps": [20, 10, 5, 2]}, "steps: 5 to 2 is no halving"),
-        ({"steps": [4]}, "steps"),
+        ({"steps": [4]}, "steps: wants at least two numbers"),
         ({"method": {"name": "tract", "steps": [8, 3]}}, "'tract' goes from a number of steps to one that divides it"),
-        ({"method": "progresive"}, "method"),
+        ({"method": "progresive"}, "should be 'progressive', 'tract' or 'consistency', not 'progresive'"),
+        ({"method": []}, "method: is empty"),
         ({"method": ["tract", "tract"]}, "'tract' is named twice"),
         ({"method": {"updates_at": {"16": 4}}}, "there is no round to 16 steps"),
         ({"teacher": {"name": "tny", "train": {"updates": 2}}}, "unknown model 'tny', did you mean 'tiny'"),

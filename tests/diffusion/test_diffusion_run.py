@@ -266,6 +266,15 @@ def test_guidance_is_learnt_first_and_then_halved(run, tiny_recipe):
     assert not np.array_equal(one, other)
 
 
+def test_data_by_a_word_is_a_data_set_before_a_folder_and_else_refused(tmp_path, tiny_recipe):
+    (tmp_path / "digits").mkdir()
+    settings = {"teacher": tiny_recipe["teacher"], "steps": [2, 1], "method": tiny_recipe["method"], "quiet": True}
+    result = distill(**settings, data="digits", evaluate=tiny_recipe["evaluate"], out=tmp_path / "run", threads=1)
+    assert "frechet" in result.results["models"]["student_1"]["metrics"]
+    with pytest.raises(UserError, match="photos: is neither a folder nor a data set, known: csv"):
+        distill(**settings, data="photos")
+
+
 def test_guidance_is_learnt_in_python_too(tmp_path, tiny_recipe):
     result = distill(
         teacher=by_class(tiny_recipe, label_dropout=0.1),

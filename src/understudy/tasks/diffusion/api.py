@@ -7,8 +7,11 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from understudy.data.table import REGISTERED, SOURCES
+from understudy.errors import UserError, did_you_mean
 from understudy.recipe.reader import Source, build_recipe
 from understudy.run.result import Result
+from understudy.tasks.diffusion.settings import FLAT_FOLDER, FROM_TEACHER
 from understudy.tasks.diffusion.shapes import SHAPES
 
 
@@ -105,10 +108,13 @@ def _teacher(given: Any, objects: dict[str, Any], prediction: str | None, condit
 
 
 def _data(given: Any, objects: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(given, str) and not Path(given).is_dir():
+    known = (*SOURCES, *REGISTERED, FROM_TEACHER)
+    if isinstance(given, str) and given in known:
         return {"name": given}
     if isinstance(given, (str, Path)):
-        return {"name": "images", "path": str(given)}
+        if not Path(given).expanduser().is_dir():
+            raise UserError(f"is neither a folder nor a data set, {did_you_mean(str(given), known)}", where=given)
+        return {"name": FLAT_FOLDER, "path": str(given)}
     if isinstance(given, Mapping) and isinstance(given.get("name"), str):
         return dict(given)
     objects["data"] = given

@@ -175,9 +175,10 @@ def unet_config(shape: Shape, *, image: Sequence[int], outputs: int, classes: in
     channels, height, width = image
     halvings = shape.levels - 1
     if height % 2**halvings or width % 2**halvings:
+        often = "once" if halvings == 1 else f"{halvings} times"
         raise UserError(
-            f"images of {height}x{width} cannot be halved {halvings} times, which this UNet of {shape.levels} levels "
-            f"does: pad them (data.pad_to={-(-max(height, width) // 2**halvings) * 2**halvings}) or take fewer levels"
+            f"images of {height}x{width} cannot be halved {often}, which this UNet of {shape.levels} levels does: pad "
+            f"them (data.pad_to={-(-max(height, width) // 2**halvings) * 2**halvings}) or take fewer levels"
         )
     attended = [height // 2**level in shape.attention for level in range(shape.levels)]
     down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if shape.resample else ("DownBlock2D", "UpBlock2D")

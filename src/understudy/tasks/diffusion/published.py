@@ -66,6 +66,11 @@ def shape_of(tree: Tree, size: int) -> Shape:
     channels = tree["conv_in"]["kernel"].shape[3]
     levels = 1 + max(int(name[5:].split(".")[0]) for name in tree if name.startswith("down_"))
     widths = [tree[f"down_{level}.block_0"]["conv1"]["kernel"].shape[3] for level in range(levels)]
+    if widths[0] != channels:
+        raise UserError(
+            f"its first level has {widths[0]} channels, the convolution before it {channels}: diffusers' UNet2DModel "
+            "has no such network"
+        )
     attended = [level for level in range(levels) if f"down_{level}.attn_0" in tree]
     heads = [tree[f"down_{level}.attn_0"]["q"]["kernel"].shape[1:] for level in attended]
     heads.append(tree["mid.attn_1"]["q"]["kernel"].shape[1:])

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from understudy.errors import did_you_mean
 from understudy.recipe.check import data_problems, exists
@@ -36,8 +36,8 @@ class DiffusionRecipe(Recipe):
     process: Schedule = Schedule()
     convert: Convert | Literal["auto", "none"] = "auto"
     guidance: Guidance | None = None
-    steps: Annotated[tuple[Positive, ...], Field(min_length=2)]
-    method: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method(),)
+    steps: tuple[Positive, ...]
+    method: tuple[Method, ...] = (Method(),)
     evaluate: Evaluate = Evaluate()
     train: DiffusionTrain = DiffusionTrain()  # pyright: ignore[reportIncompatibleVariableOverride] (frozen)
     seeds: Positive = 1
@@ -53,6 +53,8 @@ class DiffusionRecipe(Recipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DiffusionRecipe":
+        if not self.method:
+            raise ValueError("method: is empty, name at least one, such as 'progressive'")
         names = [method.name for method in self.method]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"method: '{twice}' is named twice")
@@ -106,6 +108,8 @@ class DiffusionRecipe(Recipe):
 
 
 def _wrong_steps(method: str, steps: tuple[int, ...]) -> str | None:
+    if len(steps) < 2:
+        return "steps: wants at least two numbers, the teacher's and a student's, such as [64, 32, 16, 8, 4, 2, 1]"
     for before, after in pairwise(steps):
         if method == "progressive" and before != 2 * after:
             return (

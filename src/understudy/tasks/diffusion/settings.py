@@ -142,7 +142,7 @@ class Method(Updates):
 
     name: MethodName = "progressive"
     updates: Positive = 1000
-    steps: Annotated[tuple[Positive, ...], Field(min_length=2)] | None = None
+    steps: tuple[Positive, ...] | None = None
     updates_at: dict[Annotated[int, Field(ge=1)], Positive] = Field(default_factory=dict)
     lr_at: dict[Annotated[int, Field(ge=1)], Annotated[float, Strict(), Field(gt=0)]] = Field(default_factory=dict)
     self_decay: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.95
