@@ -38,7 +38,9 @@ def judge_stage(task: Diffusion, seed: int) -> Stage:
     learner = judge_learner(described, classes=len(task.splits.classes), shape=task.shape, seed=seed)
     feed = _feed(task, settings.batch_size, seed)
     steps = feed.steps_per_pass
-    arm = Arm("judge", "other", learner.to(task.device), settings, **_what_it_sees(task), steps_per_epoch=steps, seed=seed)
+    arm = Arm(
+        "judge", "other", learner.to(task.device), settings, **_what_it_sees(task), steps_per_epoch=steps, seed=seed
+    )
     evaluate = partial(watch_judge, task)
     return Stage("judge", (arm,), {"images": feed}, steps, evaluate, metric="accuracy", device=task.device)
 

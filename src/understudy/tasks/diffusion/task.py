@@ -1,4 +1,4 @@
-"""A diffusion recipe with its data read: makes the stages that a run trains."""
+"""A diffusion recipe with its data and its teacher read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +19,9 @@ from understudy.tasks.diffusion.settings import FROM_TEACHER
 from understudy.tasks.diffusion.store import Card
 from understudy.tasks.diffusion.teachers import Foreign, Teacher, fresh_teacher, read_teacher
 
+
 class Diffusion:
-    """The models, data and stages of a diffusion recipe.
+    """What all stages of a diffusion recipe need to know: images, teacher, classes.
 
     Args:
         recipe: what to do.
