@@ -34,7 +34,7 @@ def test_numbers_are_named_by_what_they_are_of():
 
 
 def test_every_number_and_picture_of_a_run_is_shown(run, tiny, shown):
-    folder = run(tiny(track="tensorboard")).folder
+    folder = run(tiny(tracker="tensorboard")).folder
     logs = sorted(folder.glob("arms/*/seed-*/metrics.jsonl"))
     assert len(logs) == 3
     for log in logs:
@@ -82,5 +82,5 @@ def test_a_picture_is_shown_once_it_is_whole(tmp_path, shown):
 def test_a_tracker_that_is_not_installed_is_one_clear_line_and_leaves_nothing(run, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"tensorboard is not installed: pip install 'understudy\[track\]'"):
-        run(tiny(track="tensorboard"))
+        run(tiny(tracker="tensorboard"))
     assert not (tmp_path / "run").exists()

@@ -320,7 +320,7 @@ class Method(Part):
 class Recipe(Part):
     """The typed description of an experiment: what every task's recipe begins with.
 
-    With `track` numbers and pictures go to TensorBoard's files in the run folder too, while they come.
+    With `tracker` numbers and pictures go to TensorBoard's files in the run folder too, while they come.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -329,7 +329,7 @@ class Recipe(Part):
     train: Machine = Machine()
     seeds: Positive = 3
     seed: Annotated[int, Strict(), Field(ge=0)] = 0
-    track: Literal["tensorboard"] | None = None
+    tracker: Literal["tensorboard"] | None = None
 
     @property
     def all_seeds(self) -> range:

@@ -93,7 +93,7 @@ def start(
         RunError: the run could not go on.
         Interrupted: a signal came.
     """
-    trackers.require(recipe.track)
+    trackers.require(recipe.tracker)
     runner = runner_of(recipe.task)
     _check_processes(recipe, runner)
     with processes.joined(recipe.train.device), runner.machine(recipe.train) as facts:
@@ -127,7 +127,7 @@ def resume(path: Path, *, objects: Mapping[str, Any], console: Console | None, p
         if not (path / "report.html").exists():  # killed between its last two files
             write_report(path)
         return _show(Result(path, results, objects), console)
-    trackers.require(recipe.track)
+    trackers.require(recipe.tracker)
     runner = runner_of(recipe.task)
     # The threads of the start, because sums change in their last bits with them. No file: killed between the first two.
     started = folder.environment() if (path / "environment.json").exists() else {}
@@ -156,7 +156,7 @@ def rehearse(recipe: Recipe, console: Console) -> None:
 
 def _proceed(job: Job, folder: RunFolder, objects: Mapping[str, Any], console: Console | None) -> Result:
     console = console if processes.is_first() else None
-    following = trackers.following(folder.path, job.recipe.track)
+    following = trackers.following(folder.path, job.recipe.tracker)
     with stop_on_signals() as stop, Display(console) as display, following:
         results = _without_nan(job.run(folder, display, stop))
 

@@ -26,7 +26,7 @@ def require(tracker: str | None) -> None:
         UserError: it is not.
     """
     if tracker is not None and find_spec(tracker) is None:
-        raise UserError(f"{tracker} is not installed: pip install 'understudy[track]'", where="track")
+        raise UserError(f"{tracker} is not installed: pip install 'understudy[track]'", where="tracker")
 
 
 @contextmanager
