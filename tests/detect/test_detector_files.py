@@ -125,6 +125,9 @@ def test_the_command_prunes_and_says_what_it_left(weights, tmp_path, capsys):
     [
         (["prune", "model={weights}", "ratio=1"], "above 0 and below 1"),
         (["prune", "model={weights}", "ratio=0"], "above 0 and below 1"),
+        (["prune", "model={weights}", "ratio=much"], "ratio: is a number"),
+        (["prune", "model={weights}", "ratio=0.4", "scope=both"], "scope: is local or global"),
+        (["prune", "model=rtdetr-l.yaml", "ratio=0.4"], "is no YOLO"),
         (["prune", "ratio=0.4"], "model is missing"),
         (["prune", "model=nowhere.pt", "ratio=0.4"], "nothing is downloaded"),
         (["prune", "model=yolov9t.yaml", "ratio=0.4"], "ELAN1"),
@@ -136,6 +139,8 @@ def test_the_command_prunes_and_says_what_it_left(weights, tmp_path, capsys):
         (["export", "model={weights}", "format=onyx"], "no export format"),
         (["export", "model={weights}", "halff=true"], "did you mean 'half'"),
         (["compare", "weights=[{weights}, nowhere.onnx]", "data={data}"], "nowhere.onnx: no such file"),
+        (["compare", "weights=[]", "data={data}"], "at least one"),
+        (["train", "model={weights}", "data={data}", "device=99"], "device=99: there is no such device"),
         (["predict", "{weights}", "nowhere.jpg"], "no such image, folder or video"),
         (["predict", "{weights}", "empty"], "no images or videos there"),
         (["train", "imgsz"], "key=value"),

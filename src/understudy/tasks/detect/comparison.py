@@ -152,6 +152,8 @@ def compare(
     named = weights if isinstance(weights, Mapping) else {Path(each).name: each for each in weights}
     if not isinstance(weights, Mapping) and len(named) < len(weights):
         named = {str(each): each for each in weights}
+    if not named:
+        raise UserError("name at least one file", where="weights")
     if missing := [path for path in named.values() if not Path(path).exists()]:
         raise UserError("no such file; nothing is downloaded", where=missing[0])
     rows = measure_all(named, data=data, imgsz=imgsz, split=split, arguments=arguments, trust_pickle=trust_pickle)

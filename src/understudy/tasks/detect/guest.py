@@ -109,6 +109,8 @@ def open_yolo(weights: str | Path | YOLO, *, trust_pickle: bool = False) -> YOLO
             return YOLO(str(weights))
         except FileNotFoundError:
             raise UserError("no such architecture: name one such as yolov8n.yaml", where=weights) from None
+        except NotImplementedError:
+            raise UserError("is no YOLO: name an architecture such as yolov8n.yaml", where=weights) from None
     if not path.exists():
         raise UserError("no such file; nothing is downloaded: give weights you have, or an architecture such as "
                         "yolov8n.yaml to start untrained", where=weights)  # fmt: skip

@@ -50,6 +50,10 @@ class Pruning:
         if len(given) != 1:
             raise UserError(f"prune by one of ratio, parameters, macs, latency; {len(given)} are given")
         ((name, value),) = given.items()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"{name}: is a number, not '{value}'")
+        if self.scope not in ("local", "global"):
+            raise UserError(f"scope: is local or global, not '{self.scope}'")
         if name in ("ratio", "latency") and not 0 < value < 1:
             what = "the share of channels to remove" if name == "ratio" else "the share of the time to be left"
             raise UserError(f"{name}: is {what}, above 0 and below 1, not {value:g}")

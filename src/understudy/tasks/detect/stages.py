@@ -86,7 +86,14 @@ def _finish(
 ) -> YOLO:
     for moment, call in (watch or {}).items():
         yolo.add_callback(moment, call)
-    yolo.train(trainer=trainer or keep_widths_trainer(str(yolo.task)), **settings)
+    try:
+        yolo.train(trainer=trainer or keep_widths_trainer(str(yolo.task)), **settings)
+    except ValueError as error:
+        if "Invalid CUDA" not in str(error):
+            raise
+        count = torch.cuda.device_count()
+        raise UserError(f"there is no such device: this machine has {count} GPUs, and cpu",
+                        where=f"device={settings.get('device')}") from None  # fmt: skip
     return _leave(place, keep)
 
 
