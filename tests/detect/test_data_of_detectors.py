@@ -73,7 +73,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     ("row", "said"),
     [("2 0.5 0.5 0.1 0.1", "class 2 is beyond the list"), ("-1 0.5 0.5 0.1 0.1", "class -1 is beyond"),
      ("0 0.5 0.5 0.1", "a label row is"), ("disc 0.5 0.5 0.1 0.1", "a class number"),
-     ("0.5 0.5 0.5 0.1 0.1", "a label row is")],
+     ("0.5 0.5 0.5 0.1 0.1", "a label row is"), ("0 nan 0.5 0.1 0.1", "a label row is")],
 )  # fmt: skip
 def test_a_row_that_is_none_is_named_by_file_and_line(folder, row, said):
     (folder / "labels/train/1.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{row}\n")

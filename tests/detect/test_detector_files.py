@@ -1,6 +1,7 @@
 """What is written and measured: exports against torch, tables, pictures, the command line."""
 
 import json
+import shutil
 import warnings
 
 import pytest
@@ -153,6 +154,15 @@ def test_wrong_words_end_in_one_line_and_exit_2(words, said, weights, prepared, 
     assert main(["detect", *given]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert said in error[-1]
+
+
+def test_what_is_merely_dirty_is_said_in_one_line(shapes, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shapes.parent, "dirty")
+    (tmp_path / "dirty" / "labels" / "train" / "0.txt").write_text("")
+    assert main(["detect", "compare", "weights=[nowhere.onnx]", "data=dirty/shapes.yaml"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "understudy: train: 1 images have no boxes: they are trained on as background"
 
 
 @pytest.mark.slow

@@ -265,3 +265,9 @@ def test_a_pickle_that_would_run_code_is_not_opened(tmp_path):
     with pytest.raises(UserError, match="trust_pickle"):
         open_yolo(tmp_path / "bad.pt")
     assert not (tmp_path / "harmed").exists()
+
+
+def test_a_module_that_is_no_yolo_is_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "linear.pt")
+    with pytest.raises(UserError, match=r"linear\.pt: holds something else"):
+        open_yolo(tmp_path / "linear.pt")

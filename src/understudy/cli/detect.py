@@ -1,6 +1,9 @@
 """`understudy detect`: one stage of a detector's compression at a time, with arguments as ultralytics has them."""
 
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,7 +139,8 @@ def compare(arguments: Arguments = None) -> None:
     from understudy.tasks.detect.comparison import compare as measure
     from understudy.tasks.detect.compressor import prepare_data
 
-    found, data_yaml = prepare_data(data, folder)
+    with _dirt_in_one_line():
+        found, data_yaml = prepare_data(data, folder)
     named = dict(zip(names, weights, strict=True)) if names and len(names) == len(weights) else weights
     imgsz, split = int(given.pop("imgsz", 640)), given.pop("split", found.test_split)
     trust = bool(given.pop("trust_pickle", False))
@@ -251,11 +255,21 @@ def _run(given: dict[str, Any], do: Callable[["Compressor", dict[str, Any]], Any
 
     from understudy.tasks.detect.compressor import Compressor
 
-    small = Compressor(model, data, **own, **{key: given[key] for key in ("imgsz", "device") if key in given})
+    with _dirt_in_one_line():
+        small = Compressor(model, data, **own, **{key: given[key] for key in ("imgsz", "device") if key in given})
     done = do(small, given)
     for name, path in done.weights.items():
         if name != "given":
             print(f"{name}: {path}")
+
+
+@contextmanager
+def _dirt_in_one_line() -> Iterator[None]:
+    """What is merely dirty in the data is said without the place in our source that Python puts before it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"understudy: {message}", file=sys.stderr)
+        yield
 
 
 def _take(given: dict[str, Any], key: str, *, keep: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def _values(words: list[str], where: str) -> list[float]:
         values = [float(word) for word in words]
     except ValueError:
         raise UserError("a label row is a class number and numbers for its box", where=where) from None
-    if len(values) < 5 or values[0] != int(values[0]):
+    if len(values) < 5 or not all(map(isfinite, values)) or values[0] != int(values[0]):
         raise UserError("a label row is 'class x y width height', all but the class in [0, 1]", where=where)
     return values
 

@@ -123,6 +123,8 @@ def open_yolo(weights: str | Path | YOLO, *, trust_pickle: bool = False) -> YOLO
                 "file, trust_pickle=true reads it and runs what it holds",
                 where=weights,
             ) from None
+        except AttributeError:
+            raise UserError("holds something else than a YOLO model", where=weights) from None
     try:
         return YOLO(str(path))
     except (TypeError, KeyError, AttributeError, RuntimeError) as error:
