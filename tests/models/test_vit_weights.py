@@ -2,11 +2,17 @@
 
 import argparse
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from understudy.errors import UserError
 from understudy.models import build, load_weights, read_weights
@@ -94,6 +100,49 @@ def test_the_originals_checkpoint_loads_strictly_and_its_args_do_no_harm(tmp_pat
     trained, module = vit(seed=1), vit()
     load_weights(module, checkpoint(tmp_path / "x.pth", model=trained.state_dict()))
     assert_same(module, trained.state_dict())
+
+
+@pytest.mark.enable_socket
+def test_a_checkpoint_is_fetched_from_a_web_server(tmp_path: Path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    trained, module = vit(seed=1), vit()
+    checkpoint(tmp_path / "site" / "deit.pth", model=trained.state_dict())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    with serving(tmp_path / "site") as address:
+        load_weights(module, f"{address}/deit.pth")
+        with pytest.raises(UserError, match=r"other\.pth: could not be fetched \(HTTP Error 404"):
+            load_weights(module, f"{address}/other.pth")
+    assert_same(module, trained.state_dict())
+    load_weights(vit(), f"{address}/deit.pth#model")  # nobody serves it any more: it was kept
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_weights_are_found_in_the_layout_of_the_hub(tmp_path: Path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    place = tmp_path / "models--timm--deit_tiny" / "snapshots" / "0123"
+    place.mkdir(parents=True)
+    (tmp_path / "models--timm--deit_tiny" / "refs").mkdir()
+    (tmp_path / "models--timm--deit_tiny" / "refs" / "main").write_text("0123")
+    trained = vit(seed=1)
+    save_file(trained.state_dict(), place / "model.safetensors")
+    checkpoint(place / "deit.pth", model=vit(seed=2).state_dict())
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    module = vit()
+    load_weights(module, "hf://timm/deit_tiny")
+    assert_same(module, trained.state_dict())
+    load_weights(module, "hf://timm/deit_tiny/deit.pth#model")
+    assert_same(module, vit(seed=2).state_dict())
 
 
 def test_the_moving_average_comes_first_and_the_other_weights_can_be_named(tmp_path: Path):

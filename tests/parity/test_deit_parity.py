@@ -95,7 +95,11 @@ def test_another_number_fails_and_is_named(tmp_path: Path, case: str, array: str
         ("timm_token_16", {"distill_type": "soft", "temperature": 1.0}),
         ("lr_cosine_E30_W5", {"warmup_lr": 2e-6}),
         ("model_ema", {"decay": 0.8}),
+        ("timm_logit_03", {"student_norm": "mean=std=.4"}),
+        ("timm_feature_24", {"teacher_norm": "mean=std=.5"}),
         ("distilled_vit_32p8", {"loss": "hard, alpha .4, CE base"}),
+        ("distilled_vit_32p8", {"loss": "soft, alpha .5, tau 3, CE base"}),
+        ("distilled_vit_32p8", {"loss": "hard, alpha .5, ls0.1 base"}),
     ],
 )
 def test_the_settings_are_read_from_the_manifest(tmp_path: Path, case: str, settings):

@@ -1,10 +1,9 @@
-"""What DeiT's code, and timm's tasks, computed: each group of recorded cases computed with our parts."""
+"""What DeiT's code computed: each group of recorded cases, those of timm among them, computed with our parts."""
 
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +13,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from understudy.data.mix import Mix, mix_labels
 from understudy.data.repeated import deit_order
-from understudy.distill import Teacher
-from understudy.losses import KD, CrossEntropy, FeatureRegression, HardLabel
+from understudy.losses import KD, CrossEntropy, HardLabel
 from understudy.losses.deit import BinaryCrossEntropy, submodels_agree
 from understudy.models.build import extra
 from understudy.models.resolution import interpolate_positions
 from understudy.models.vit import as_timm
+from understudy.parity.timm_cases import Arrays, Computed, Settings, gradients, leaf, timm_task
 from understudy.recipe.schema import Train
 from understudy.train.optim import rate_factor
-
-Arrays = dict[str, NDArray[Any]]
-Settings = dict[str, Any]
-Computed = dict[str, Tensor]
-
-# ImageNet's, which the manifest names in words; the student's are all 0.5.
-_TEACHER_MEAN, _TEACHER_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -54,14 +46,18 @@ class Group:
 
 
 def _distillation(arrays: Arrays, settings: Settings) -> Computed:
-    outputs, outputs_kd = _leaf(arrays["outputs"]), _leaf(arrays["outputs_kd"])
-    labels, teacher = torch.tensor(arrays["labels"]), torch.tensor(arrays["teacher"])
-    base = _base_loss(settings["base"])(outputs, labels=labels)
-    loss = base
-    if settings["type"] != "none":
-        kd = KD(temperature=settings["tau"], reduction="mean") if settings["type"] == "soft" else HardLabel()
-        loss = (1 - settings["alpha"]) * base + settings["alpha"] * kd(outputs_kd, teacher)
-    return {"loss": loss, **_gradients(loss, grad_outputs=outputs, grad_outputs_kd=outputs_kd)}
+    outputs, outputs_kd = leaf(arrays["outputs"]), leaf(arrays["outputs_kd"])
+    loss = _distillation_loss(outputs, outputs_kd, arrays, settings)
+    return {"loss": loss, **gradients(loss, grad_outputs=outputs, grad_outputs_kd=outputs_kd)}
+
+
+def _distillation_loss(of_class: Tensor, of_teacher: Tensor, arrays: Arrays, settings: Settings) -> Tensor:
+    base = _base_loss(settings["base"])(of_class, labels=torch.tensor(arrays["labels"]))
+    if settings["type"] == "none":
+        return base
+    kd = KD(temperature=settings["tau"], reduction="mean") if settings["type"] == "soft" else HardLabel()
+    alpha = settings["alpha"]
+    return (1 - alpha) * base + alpha * kd(of_teacher, torch.tensor(arrays["teacher"]))
 
 
 def _base_loss(name: str) -> nn.Module:
@@ -74,9 +70,9 @@ def _base_loss(name: str) -> nn.Module:
 
 
 def _cosub(arrays: Arrays, settings: Settings) -> Computed:
-    outputs = _leaf(arrays["outputs"])
+    outputs = leaf(arrays["outputs"])
     loss = submodels_agree(*outputs.chunk(2), labels=torch.tensor(arrays["soft_targets"]))
-    return {"loss": loss, **_gradients(loss, grad=outputs)}
+    return {"loss": loss, **gradients(loss, grad=outputs)}
 
 
 # Models and position embeddings
@@ -107,16 +103,17 @@ def _distilled_vit(arrays: Arrays, settings: Settings) -> Computed:
         architecture, num_classes=network["num_classes"], qkv_bias=network["qkv_bias"], **arguments
     ).double()
     module.set_distilled_training(True)
+    for layer in module.modules():
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = network["ln_eps"]
     weights = {name.removeprefix("sd."): value for name, value in arrays.items() if name.startswith("sd.")}
     module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
-    images = _leaf(arrays["x"])
+    images = leaf(arrays["x"])
     of_class, of_teacher = module.train()(images)
-    alpha = float(re.search(r"alpha (\d*\.?\d+)", settings["loss"])[1])  # pyright: ignore[reportOptionalSubscript]
-    hard = HardLabel()(of_teacher, torch.tensor(arrays["teacher"]))
-    loss = (1 - alpha) * CrossEntropy()(of_class, labels=torch.tensor(arrays["labels"])) + alpha * hard
+    loss = _distillation_loss(of_class, of_teacher, arrays, _in_keys(settings["loss"]))
     named = dict(module.named_parameters())
     wanted = {name: named[name.removeprefix("grad.")] for name in arrays if name.startswith("grad.")}
-    gradients = _gradients(loss, grad_x=images, **wanted)
+    found = gradients(loss, grad_x=images, **wanted)
     tokens = module.eval().forward_features(images)
     return {
         "train_head": of_class,
@@ -125,8 +122,18 @@ def _distilled_vit(arrays: Arrays, settings: Settings) -> Computed:
         "feat_dist": tokens[:, 1],
         "eval_logits": module(images),
         "loss": loss,
-        **gradients,
+        **found,
     }
+
+
+def _in_keys(words: str) -> Settings:
+    """The settings of a loss that a manifest describes in words, such as `soft, alpha .5, tau 3, ls0.1 base`."""
+    kind, *parts = words.lower().split(", ")
+    found: Settings = {"type": kind, "tau": 1.0}
+    for part in parts:
+        first, second = part.split()
+        found |= {"base": first} if second == "base" else {first: float(second)}
+    return found
 
 
 # Data
@@ -211,69 +218,6 @@ def _small_network(arrays: Arrays, prefix: str) -> nn.Module:
     return network
 
 
-# timm's tasks
-
-
-class _MeanColour(nn.Module):
-    """The teacher of timm's cases: a linear layer on the mean of each channel."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits of images (N, 3, H, W)."""
-        return images.mean((2, 3)) @ self.weight
-
-
-def _timm_task(arrays: Arrays, settings: Settings) -> Computed:
-    """Each of timm's three tasks is a sum of two of our objectives, with weights of their own."""
-    pixels = torch.tensor(arrays["x"]) * 0.5 + 0.5
-    mean, std = (pixels.new_tensor(values).view(1, -1, 1, 1) for values in (_TEACHER_MEAN, _TEACHER_STD))
-    teacher_input = (pixels - mean) / std
-    teacher_logits = Teacher(_MeanColour(torch.tensor(arrays["teacher_w"])))(teacher_input).logits
-    assert teacher_logits is not None
-    logits = _leaf(arrays["student_logits"])
-    task_loss = CrossEntropy()(logits, labels=torch.tensor(arrays["labels"]))
-    leaves = {"grad_student_logits": logits}
-    if settings["task"] == "feature":
-        feature = leaves["grad_student_feat"] = _leaf(arrays["student_feat"])
-        kd_loss = FeatureRegression()(_projected(feature, arrays), torch.tensor(arrays["teacher_feat"]))
-    elif settings["task"] == "token":
-        token = leaves["grad_student_dist_logits"] = _leaf(arrays["student_dist_logits"])
-        soft = settings["distill_type"] == "soft"
-        kd_loss = (KD(temperature=settings["temperature"]) if soft else HardLabel())(token, teacher_logits)
-    else:
-        kd_loss = KD(temperature=settings["temperature"])(logits, teacher_logits)
-    of_task, of_teacher = settings["resolved"]
-    loss = of_task * task_loss + of_teacher * kd_loss
-    return {
-        "loss": loss,
-        "task_loss": task_loss,
-        "kd_loss": kd_loss,
-        "teacher_input": teacher_input,
-        "teacher_logits": teacher_logits,
-        **_gradients(loss, **leaves),
-    }
-
-
-def _projected(feature: Tensor, arrays: Arrays) -> Tensor:
-    if "proj_weight" not in arrays:
-        return feature
-    return nn.functional.linear(feature, torch.tensor(arrays["proj_weight"]), torch.tensor(arrays["proj_bias"]))
-
-
-def _leaf(array: NDArray[Any]) -> Tensor:
-    return torch.tensor(array, requires_grad=True)
-
-
-def _gradients(loss: Tensor, **leaves: Tensor) -> Computed:
-    found = torch.autograd.grad(
-        loss, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return dict(zip(leaves, found, strict=True))
-
-
 _LOSS = r"outputs|outputs_kd|teacher|labels|soft_targets"
 _TASK = r"x|student_logits|labels|teacher_w|student_dist_logits|student_feat|teacher_feat|proj_weight|proj_bias"
 _SMALL = "fewer than 256 samples give the original's sampler an empty epoch; ours keeps them all, as timm's does"
@@ -294,7 +238,7 @@ GROUPS: dict[str, Group] = {
     "mixup_target": Group("mixed and smoothed labels", _mixed_labels, "y"),
     "lr_cosine": Group("learning rate by epoch", _rates, "", _LATE, _late_rates),
     "model_ema": Group("moving average of the weights", _moving_average, r"init\..*|model\d+\..*"),
-    "timm_logit": Group("timm's LogitDistillationTask", _timm_task, _TASK),
-    "timm_token": Group("timm's TokenDistillationTask", _timm_task, _TASK),
-    "timm_feature": Group("timm's FeatureDistillationTask", _timm_task, _TASK),
+    "timm_logit": Group("timm's LogitDistillationTask", timm_task, _TASK),
+    "timm_token": Group("timm's TokenDistillationTask", timm_task, _TASK),
+    "timm_feature": Group("timm's FeatureDistillationTask", timm_task, _TASK),
 }

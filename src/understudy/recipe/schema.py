@@ -157,7 +157,7 @@ class Train(Machine):
     patience: Positive = 5
     criterion: Literal["cross_entropy", "bce"] = "cross_entropy"
     label_smoothing: Share = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: Positive = 1
     clip: Annotated[float, Strict(), Field(gt=0)] | None = None
     ema: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
