@@ -1,6 +1,7 @@
 """Image files: one folder a class, or a CSV that says which image is what."""
 
 import csv as csv_format
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,7 @@ def folder(*, path: str, size: int, channels: Literal[1, 3] = 3, scale: tuple[fl
     for split, place in found.items():
         if place is not None:
             files, labels = _walk(place, names)
-            parts[split] = _samples(files, labels, size, channels, scale)
+            parts[split] = files_as_samples(files, labels, size, scale, channels)
     for number, name in enumerate(names):
         if not (parts["train"].labels == number).any():
             raise UserError("holds no images (" + ", ".join(sorted(SUFFIXES)) + ")", where=found["train"] / name)
@@ -92,7 +93,7 @@ def csv(*, path: str, size: int, channels: Literal[1, 3] = 3, scale: tuple[float
                 near = did_you_mean(word, names)
                 raise UserError(f"no training row has the label '{word}', {near}", where=f"{file}:{line}")
         if labels:
-            parts[split] = _samples(images[split], [numbers[word] for _, word in labels], size, channels, scale)
+            parts[split] = files_as_samples(images[split], [numbers[word] for _, word in labels], size, scale, channels)
     return Source(file.stem, tuple(names), **parts)
 
 
@@ -144,7 +145,18 @@ def _walk(place: Path, names: list[str]) -> tuple[list[Path], list[int]]:
     return files, labels
 
 
-def _samples(files: list[Path], labels: list[int], size: int, channels: int, scale: Scale) -> Samples:
+def files_as_samples(
+    files: list[Path], labels: Sequence[int] | np.ndarray, size: int, scale: Scale, channels: int = 3
+) -> Samples:
+    """Make samples of image files.
+
+    Args:
+        files: (n,) the images; they are opened when they are read.
+        labels: (n,) class numbers.
+        size: height and width of what the models see, in pixels.
+        scale: share of the image's area that a random training crop keeps, smallest and largest.
+        channels: 3, or 1 to turn images grey.
+    """
     return Samples(Files(files, size, channels, scale), np.array(labels, np.int64), (channels, size, size))
 
 
