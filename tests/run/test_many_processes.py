@@ -44,6 +44,12 @@ def cases(base: dict) -> dict[str, dict]:
         "a last batch of one image, clipping, a moving average": {
             **base, "data": {**base["data"], "train": 97}, "train": {**train, "clip": 0.5, "ema": 0.9},
         },
+        "batch normalisation, a last batch of one image, half of whose processes have none": {
+            **base,
+            "data": {**base["data"], "train": 97},
+            "teacher": {"name": "cnn", "widths": [4], "depth": 1, "train": {"epochs": 2}},
+            "student": {"name": "cnn", "widths": [4, 4], "depth": 1},
+        },
         "mixed images, of which most have no label, accumulated": {
             **base,
             "data": {
@@ -78,7 +84,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_two_processes_give_the_losses_of_one(number, described, runs, tmp_path):
     recipe = list(cases(described).values())[number]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -110,7 +116,7 @@ def test_only_the_first_process_speaks(described, runs, tmp_path):
 def test_a_signal_to_one_process_stops_both_after_the_same_step_and_resuming_gives_the_same_bits(
     described, runs, tmp_path
 ):
-    # Batch statistics of each process's own images, dropout, a teacher trained by both.
+    # Batch statistics of both, dropout, a teacher trained by both.
     recipe = {
         **described,
         "student": {"name": "cnn", "widths": [4, 4], "depth": 1, "dropout": 0.1},

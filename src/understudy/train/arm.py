@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -20,7 +21,7 @@ from understudy.recipe.schema import Train
 from understudy.train import processes
 from understudy.train.optim import make_optimizer, make_schedule, undecayed
 from understudy.train.precision import Scale, autocast
-from understudy.train.spread import average_statistics, norms_of_gradients, spread
+from understudy.train.spread import WholeBatch, norms_of_gradients, spread
 from understudy.train.tally import Tally
 
 Role = Literal["teacher", "control", "distilled", "other"]
@@ -136,7 +137,7 @@ class Arm:
         parts = list(self._micro(batch, images, answer, second))
         for number, (part, inputs, told, other) in enumerate(parts, 1):
             with self._together(last=number == len(parts)):
-                with autocast(images.device, self.settings.precision):
+                with autocast(images.device, self.settings.precision), self._whole(part):
                     losses = self._learner(
                         inputs,
                         part.labels,
@@ -169,11 +170,18 @@ class Arm:
             if norm.device.type != "cpu":  # no wait for the device: the fused optimiser skips the step by itself
                 self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
-        average_statistics(self.distiller, batch.share)
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.distiller.exported)
+
+    @cached_property
+    def _is_normalised(self) -> bool:
+        """Whether its samples depend on those of other processes."""
+        return processes.count() > 1 and any(isinstance(module, _BatchNorm) for module in self.distiller.modules())
+
+    def _whole(self, part: Batch) -> AbstractContextManager[Any]:
+        return WholeBatch(counts=part.share > 0) if self._is_normalised else nullcontext()
 
     def _together(self, *, last: bool) -> AbstractContextManager[Any]:
         """Gradients of several processes are averaged once, with the last micro-batch."""

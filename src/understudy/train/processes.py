@@ -225,21 +225,3 @@ def summed(parts: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     packed = torch.stack([value.double() for value in parts.values()])
     distributed.all_reduce(packed)
     return {name: whole.to(value.dtype) for (name, value), whole in zip(parts.items(), packed, strict=True)}
-
-
-def average_(tensors: "list[Tensor]", share: float) -> None:
-    """Replace tensors of one device by their weighted means over the processes, in place.
-
-    Args:
-        tensors: of the same shapes on every process.
-        share: of this process; those of all add up to 1.
-    """
-    if count() == 1 or not tensors:
-        return
-    import torch
-    from torch import distributed
-
-    packed = torch.cat([tensor.flatten() for tensor in tensors]) * share
-    distributed.all_reduce(packed)
-    for tensor, mean in zip(tensors, packed.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
