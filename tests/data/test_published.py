@@ -44,9 +44,9 @@ def cifar(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
             "data": RANDOM.integers(0, 256, (6, 3072), np.uint8),
             labels: RANDOM.integers(0, classes, 6).tolist(),
         }
-        (tmp_path / folder / file).write_bytes(pickle.dumps(content, protocol=2))
+        (tmp_path / folder / file).write_bytes(pickle.dumps(content, protocol=3))
     described = {names: [f"kind {number}" for number in range(classes)]}
-    (tmp_path / folder / meta).write_bytes(pickle.dumps(described, protocol=2))
+    (tmp_path / folder / meta).write_bytes(pickle.dumps(described, protocol=3))
     return request.param, tmp_path
 
 
@@ -87,11 +87,11 @@ class Attack:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps(Attack()), "data_batch_1: is no file of CIFAR, or is damaged (it names posix.system"),
+        (pickle.dumps(Attack(), 3), "data_batch_1: is no file of CIFAR, or is damaged (it names posix.system"),
         (b"\x80\x02}", "data_batch_1: is no file of CIFAR, or is damaged"),
-        (pickle.dumps({"labels": [1]}), "data_batch_1: holds no data and labels: it is another file"),
-        (pickle.dumps({"data": np.zeros((2, 10), np.uint8), "labels": [0, 1]}), "holds no images of 3 x 32 x 32"),
-        (pickle.dumps({"data": np.zeros((6, 3072), np.uint8), "labels": [0, 1, 2, 3, 4, 10]}), "has label 10"),
+        (pickle.dumps({"labels": [1]}, 3), "data_batch_1: holds no data and labels: it is another file"),
+        (pickle.dumps({"data": np.zeros((2, 10), np.uint8), "labels": [0, 1]}, 3), "holds no images of 3 x 32 x 32"),
+        (pickle.dumps({"data": np.zeros((6, 3072), np.uint8), "labels": [0, 1, 2, 3, 4, 10]}, 3), "has label 10"),
         (None, "data_batch_1: there is no such file"),
     ],
 )
@@ -199,6 +199,8 @@ def test_inaturalist_is_read_by_its_annotations(inaturalist: Path):
 
 # What is not there
 
+_WITHOUT_IMAGES = b'{"images": [], "annotations": [{"image_id": 5, "category_id": 10}], "categories": []}'
+
 
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
@@ -209,6 +211,7 @@ def test_inaturalist_is_read_by_its_annotations(inaturalist: Path):
         ("cars", "stanford_cars/devkit/cars_train_annos.mat", b"", "is no MATLAB file with 'annotations'"),
         ("inaturalist", "val2018.json", None, "there is no valYEAR.json in it"),
         ("inaturalist", "train2018.json", b"[1", "train2018.json: is no JSON that can be read"),
+        ("inaturalist", "val2018.json", _WITHOUT_IMAGES, "the annotations of 'val' name 5, which is not listed"),
         ("inaturalist", "train2018.json", b"[1]", "holds no images, annotations and categories"),
     ],
 )

@@ -108,6 +108,7 @@ def test_a_checkpoint_is_fetched_from_a_web_server(tmp_path: Path, monkeypatch):
     trained, module = vit(seed=1), vit()
     checkpoint(tmp_path / "site" / "deit.pth", model=trained.state_dict())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(tmp_path / "site") as address:
         load_weights(module, f"{address}/deit.pth")
         with pytest.raises(UserError, match=r"other\.pth: could not be fetched \(HTTP Error 404"):

@@ -93,7 +93,8 @@ def _read(file: Path, *entries: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError("there is no such file: data.path is the unpacked archive", where=file) from None
     except Exception as error:  # whatever a damaged pickle makes of its reader
-        raise UserError(f"is no file of CIFAR, or is damaged ({str(error).splitlines()[0]})", where=file) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"is no file of CIFAR, or is damaged ({reason})", where=file) from None
     if not isinstance(content, dict) or not all(entry in content for entry in entries):
         raise UserError(f"holds no {' and '.join(entries)}: it is another file than CIFAR's", where=file)
     return content

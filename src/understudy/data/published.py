@@ -98,10 +98,13 @@ def inaturalist(*, path: str, size: int, category: str = "name", scale: tuple[fl
     names = tuple(dict.fromkeys(kinds.values())) if category == "name" else tuple(sorted(set(kinds.values())))
     numbers = {name: number for number, name in enumerate(names)}
     parts = []
-    for table in tables.values():
-        files = {image["id"]: root / image["file_name"] for image in table["images"]}
-        labels = [numbers[kinds[row["category_id"]]] for row in table["annotations"]]
-        chosen = [files[row["image_id"]] for row in table["annotations"]]
+    for split, table in tables.items():
+        try:
+            files = {image["id"]: root / image["file_name"] for image in table["images"]}
+            labels = [numbers[kinds[row["category_id"]]] for row in table["annotations"]]
+            chosen = [files[row["image_id"]] for row in table["annotations"]]
+        except KeyError as error:
+            raise UserError(f"the annotations of '{split}' name {error}, which is not listed", where=root) from None
         parts.append(files_as_samples(chosen, labels, size, scale))
     return Source(root.name, names, train=parts[0], validation=parts[1])
 

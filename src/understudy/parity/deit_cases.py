@@ -128,12 +128,13 @@ def _distilled_vit(arrays: Arrays, settings: Settings) -> Computed:
 
 def _in_keys(words: str) -> Settings:
     """The settings of a loss that a manifest describes in words, such as `soft, alpha .5, tau 3, ls0.1 base`."""
-    kind, *parts = words.lower().split(", ")
-    found: Settings = {"type": kind, "tau": 1.0}
-    for part in parts:
-        first, second = part.split()
-        found |= {"base": first} if second == "base" else {first: float(second)}
-    return found
+    kind, alpha, tau, base = (
+        re.search(pattern, words.lower())
+        for pattern in (r"(none|soft|hard)", r"alpha[\s=]*([\d.]+)", r"tau[\s=]*([\d.]+)", r"(\S+) base")
+    )
+    if kind is None or alpha is None or base is None:
+        raise ValueError(f"the loss '{words}' is not understood")
+    return {"type": kind[1], "alpha": float(alpha[1]), "tau": float(tau[1]) if tau else 1.0, "base": base[1]}
 
 
 # Data
