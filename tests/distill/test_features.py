@@ -7,6 +7,7 @@ from torch import nn
 import understudy as us
 from understudy.distill.adapters import make_adapter
 from understudy.distill.match import match
+from understudy.distill.taps import tapped
 from understudy.losses.table import LOSSES
 from understudy.models import build
 from understudy.recipe.schema import Method, Model
@@ -124,18 +125,60 @@ def test_taps_that_a_loss_cannot_compare_are_refused_at_construction():
         )
 
 
-@pytest.mark.parametrize("name", ["fitnet", "at", "mgd", "cwd", "reviewkd", "vid", "srrl", "nst", "sp", "rkd", "ofa"])
-def test_a_convolutional_teacher_and_a_transformer_meet_by_name_alone(name):
+def transformer(width: int) -> nn.Module:
+    settings = {"patch": 4, "width": width, "depth": 4, "heads": 2}
+    return build(Model.model_validate({"name": "vit", **settings}), classes=10, shape=(1, 16, 16))
+
+
+PAIRS = {
+    "maps to tokens": lambda: (network(8, 16), transformer(16)),
+    "tokens to maps": lambda: (transformer(16), network(4, 8)),
+    "tokens to tokens": lambda: (transformer(24), transformer(16)),
+}
+# Tokens say nothing of where a class is seen, maps are no blocks, and early exits are made for convolutions.
+REFUSED = {
+    "maps to tokens": {"catkd", "lwm", "byot", "vitkd"},
+    "tokens to maps": {"catkd", "lwm", "vitkd"},
+    "tokens to tokens": {"catkd", "lwm", "byot"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, row in LOSSES.items() if row.taps != "logits"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_convolutions_and_transformers_meet_by_a_methods_name_alone(pair, name):
     pytest.importorskip("timm")
-    teacher = network(8, 16)
-    settings = {"patch": 4, "width": 16, "depth": 4, "heads": 2}
-    student = build(Model.model_validate({"name": "vit", **settings}), classes=10, shape=(1, 16, 16))
+    torch.manual_seed(0)
+    teacher, student = PAIRS[pair]()
     images, labels = torch.randn(4, 1, 16, 16), torch.arange(4)
-    method = Method.model_validate(name)
-    distiller = us.Distiller(
-        student=student, teacher=teacher, objectives=objectives(method, samples=100), example=images
-    )
-    losses = distiller(images, labels)
+
+    def made():
+        described = objectives(Method.model_validate(name), samples=100)
+        return us.Distiller(student=student, teacher=teacher, objectives=described, example=images)
+
+    if name in REFUSED[pair]:
+        with pytest.raises(us.UserError, match="cannot compare what is tapped"):
+            made()
+        return
+    distiller = made()
+    losses = distiller(images, labels, sample_ids=torch.arange(4))
     losses.total.backward()
     assert torch.isfinite(losses.total)
-    assert all(parameter.grad is not None for parameter in student.blocks[0].parameters())
+    assert distiller.exported(images).shape == (4, 10)
+    first = next(student.children())
+    assert all(parameter.grad is not None for parameter in first.parameters())
+
+
+def test_a_loss_on_any_channels_gets_tokens_as_maps_and_no_adapter():
+    pytest.importorskip("timm")
+    teacher, student = PAIRS["maps to tokens"]()
+    images = torch.randn(2, 1, 16, 16)
+    objective = us.Objective(us.losses.AT(), student_tap="blocks.3", teacher_tap="blocks.1")
+    distiller = us.Distiller(student=student, teacher=teacher, objectives=[objective], example=images)
+    assert not any(name.startswith("objectives") for name, _ in distiller.named_parameters())
+    with torch.no_grad(), tapped(student, ["blocks.3"]) as tokens:
+        student(images)
+    with torch.no_grad(), tapped(teacher, ["blocks.1"]) as maps:
+        teacher(images)
+    patches = tokens["blocks.3"][:, 1:].mT.unflatten(2, (4, 4))
+    expected = us.losses.AT()(patches, maps["blocks.1"])
+    torch.testing.assert_close(distiller(images).parts["at"], expected)

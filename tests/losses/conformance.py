@@ -136,7 +136,7 @@ def value_equals_an_independent_rewrite(member: Member) -> None:
 
 def gradient_is_that_of_the_value(member: Member) -> None:
     if member.stops_gradient:
-        pytest.skip("does not hold for this loss")
+        pytest.skip("takes something that depends on the student as constant")
     for shape in _shapes(member):
         smaller = shape and (*(min(size, 4) for size in shape[:2]), *shape[2:])
         batch = batch_of(member, shape=smaller)
@@ -154,7 +154,7 @@ def gradient_is_that_of_the_value(member: Member) -> None:
 
 def is_least_where_student_equals_teacher(member: Member) -> None:
     if not (member.teacher and member.minimum_at_teacher):
-        pytest.skip("does not hold for this loss")
+        pytest.skip("is least elsewhere" if member.teacher else "has no teacher")
     batch = batch_of(member)
     loss = built(member, batch)
     batch.student = _map(torch.clone, batch.teacher)
@@ -177,7 +177,7 @@ def is_least_where_student_equals_teacher(member: Member) -> None:
 
 def order_of_the_samples_does_not_matter(member: Member) -> None:
     if not member.permutable:
-        pytest.skip("does not hold for this loss")
+        pytest.skip("depends on the order of the samples")
     batch = batch_of(member)
     loss = built(member, batch)
     order = torch.randperm(len(_listed(batch.student)[0]), generator=torch.Generator().manual_seed(1))
@@ -191,7 +191,7 @@ def order_of_the_samples_does_not_matter(member: Member) -> None:
 
 def takes_a_batch_of_one(member: Member) -> None:
     if not member.batch_of_one:
-        pytest.skip("does not hold for this loss")
+        pytest.skip("says nothing about a single sample")
     batch = batch_of(member, size=1)
     loss = built(member, batch_of(member))
     tracked = batch.tracked()
@@ -249,7 +249,7 @@ def stays_finite_at_large_logits(member: Member) -> None:
 
 def gives_the_teacher_no_gradient(member: Member) -> None:
     if not (member.teacher and member.teacher_detached):
-        pytest.skip("does not hold for this loss")
+        pytest.skip("lets gradients through to both" if member.teacher else "has no teacher")
     batch = batch_of(member)
     loss = built(member, batch)
     tracked = batch.tracked()
@@ -257,6 +257,29 @@ def gives_the_teacher_no_gradient(member: Member) -> None:
     batch.loss(loss).backward()
     assert any(student.grad is not None for student in tracked)
     assert all(teacher.grad is None for teacher in _listed(batch.teacher))
+
+
+def is_continuous_in_its_settings_and_weights(member: Member) -> None:
+    batch = batch_of(member)
+    loss = built(member, batch)
+    settings = [name for name in _constructor(loss) if isinstance(getattr(loss, name, None), float)]
+    weights = list(loss.parameters())
+    if not settings and not weights:
+        pytest.skip("has neither numbers to set nor weights")
+    value = batch.loss(loss).item()
+    for name in settings:
+        setting = getattr(loss, name)
+        _assert_close(_with(loss, name, setting * (1 - 1e-9), batch), value, relative=1e-6)
+        try:  # a weight of 0 may take another way through the code
+            at_zero, beside = (_with(loss, name, small, batch) for small in (0.0, 1e-9))
+        except (ValueError, ZeroDivisionError):
+            continue
+        if at_zero.isfinite() and beside.isfinite():
+            _assert_close(beside, at_zero.item(), relative=1e-5)
+    with torch.no_grad():
+        for weight in weights:
+            weight += 1e-9
+    _assert_close(batch.loss(loss), value, relative=1e-5)
 
 
 def changes_no_input(member: Member) -> None:
@@ -323,6 +346,7 @@ CHECKS = (
     keeps_float64,
     stays_finite_at_large_logits,
     gives_the_teacher_no_gradient,
+    is_continuous_in_its_settings_and_weights,
     changes_no_input,
     its_state_survives_save_and_load,
     says_that_it_is_not_prepared,
@@ -339,6 +363,16 @@ def class_labels(generator: torch.Generator, shape: tuple[int, ...]) -> dict[str
 def soft_labels(generator: torch.Generator, shape: tuple[int, ...]) -> dict[str, Any]:
     """`needs` of a loss with probabilities as labels."""
     return {"labels": torch.rand(shape, generator=generator, dtype=torch.float64).softmax(dim=1)}
+
+
+def _with(loss: nn.Module, name: str, value: float, batch: Batch) -> Tensor:
+    """The loss of a batch where one setting has another value."""
+    before = getattr(loss, name)
+    setattr(loss, name, value)
+    try:
+        return batch.loss(loss).detach()
+    finally:
+        setattr(loss, name, before)
 
 
 def _shapes(member: Member) -> list[Any]:

@@ -36,6 +36,14 @@ class Forgetful(Wrong):
         self.copy = torch.rand(())
 
 
+class Jumping(Wrong):
+    """Adds something as soon as a weight is not 0."""
+
+    def __init__(self, *, weight: float = 0.0):
+        super().__init__(lambda student, teacher: mse(student, teacher.detach()) + bool(self.weight))
+        self.weight = weight
+
+
 class Unprepared(Wrong):
     """Does something all the same where nobody prepared it."""
 
@@ -72,6 +80,7 @@ WRONG = {
     "keeps_float64": lambda student, teacher: mse(student, teacher).float(),
     "stays_finite_at_large_logits": naive_divergence,
     "gives_the_teacher_no_gradient": mse,
+    "is_continuous_in_its_settings_and_weights": Jumping,
     "changes_no_input": in_place,
     "its_state_survives_save_and_load": Forgetful,
     "says_that_it_is_not_prepared": Unprepared,

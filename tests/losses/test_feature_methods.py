@@ -320,7 +320,7 @@ def test_as_many_taps_of_each_model_are_asked_for(loss):
 @pytest.mark.parametrize("loss", [AT(), NST(), KDSVD(), FSP(), VID(), OFD(), FT(), ICKD(), AFD(), AFDS()])
 def test_tokens_are_refused_where_maps_are_meant(loss):
     tokens = (maps(2, 5, 7), maps(2, 5, 7))
-    with pytest.raises(ValueError, match=r"no maps \(N, C, H, W\).*adapter"):
+    with pytest.raises(ValueError, match=r"no maps \(N, C, H, W\)"):
         getattr(loss, "prepare", loss)(tokens, tokens)
 
 

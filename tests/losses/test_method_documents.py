@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from understudy.cli import main
+from understudy.errors import UserError
 from understudy.losses import KD, CrossEntropy, document
+from understudy.losses.catalogue.schemes import SCHEMES
 from understudy.losses.table import FAMILIES, LOSSES
 from understudy.losses.temperature import gradient_ratios
 from understudy.recipe.reader import read_recipe
@@ -70,6 +72,31 @@ def test_every_explanation_has_a_recipe_that_is_one(name, tmp_path, capsys):
     (tmp_path / "example.yaml").write_text(example)
     recipe = read_recipe(tmp_path / "example.yaml", files=False)
     assert [each.loss for method in recipe.method for each in method.objectives] == [name]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_is_a_word_that_means_what_its_explanation_says(name, tmp_path, capsys):
+    assert main(["methods", name]) == 0
+    printed = capsys.readouterr().out
+    example = document.example_recipe(name)
+    assert all(f"    {line}\n" in printed for line in example.splitlines())
+    written_out = next(line for line in printed.splitlines() if "means" in line).partition("{")[2]
+    methods = []
+    for place, text in enumerate((example, example.replace(f"method: {name}", "method: {" + written_out))):
+        (tmp_path / f"{place}.yaml").write_text(text)
+        methods.append(read_recipe(tmp_path / f"{place}.yaml").method)
+    assert methods[0] == methods[1]
+    (tmp_path / "other.yaml").write_text(example.replace(f"method: {name}", f"method: {{name: {name}, weight: 3}}"))
+    (changed,) = read_recipe(tmp_path / "other.yaml").method
+    assert changed.objectives[0].weight == 3
+    assert changed.labels == methods[0][0].labels
+
+
+def test_assistants_by_a_word_are_asked_for(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(document.example_recipe("takd").replace("assistants: ", "# "))
+    with pytest.raises(UserError, match="'takd' is taught by 'assistant'"):
+        read_recipe(path)
 
 
 def test_papers_are_named_in_short():

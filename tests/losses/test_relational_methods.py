@@ -24,6 +24,7 @@ from understudy.losses import (
     crd_memory,
 )
 from understudy.losses.crd_memory import contrast_loss
+from understudy.losses.functional import gram
 
 SAMPLES, WIDTH, NEGATIVES = 40, 4, 5
 
@@ -352,3 +353,11 @@ def test_a_different_number_of_taps_is_refused():
 def test_a_series_of_fewer_than_no_terms_is_refused():
     with pytest.raises(ValueError, match="order must be 0 or more"):
         CC(order=-1)
+
+
+def test_the_gram_matrix_has_derivatives_of_both_orders_in_batches_and_under_vmap():
+    rows = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gram, rows)
+    assert torch.autograd.gradgradcheck(gram, rows)
+    torch.testing.assert_close(gram(rows), torch.einsum("nid,njd->nij", rows, rows))
+    torch.testing.assert_close(torch.vmap(gram)(rows), gram(rows))

@@ -21,16 +21,17 @@ def methods(
     Of one: formula, paper, what it needs, options, presets, an example recipe.
     """
     from understudy.losses import document
+    from understudy.losses.catalogue.schemes import SCHEMES
     from understudy.losses.table import LOSSES
 
     if markdown:
         print(document.markdown(), end="")
     elif name is None:
         _list()
-    elif name in LOSSES:
+    elif name in LOSSES or name in SCHEMES:
         print(document.explanation(name))
     else:
-        raise UserError(f"unknown method '{name}', {did_you_mean(name, LOSSES)}")
+        raise UserError(f"unknown method '{name}', {did_you_mean(name, [*LOSSES, *SCHEMES])}")
 
 
 def _list() -> None:
@@ -38,6 +39,7 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    from understudy.losses.catalogue.schemes import SCHEMES
     from understudy.losses.document import needs, short_paper
     from understudy.losses.table import FAMILIES
 
@@ -51,5 +53,7 @@ def _list() -> None:
         for word, row in rows.items():
             table.add_row(word, row.taps, ", ".join(needs(row)), row.cost, short_paper(row))
         table.add_section()
+    for word, scheme in SCHEMES.items():
+        table.add_row(word, "logits", scheme.needs, scheme.cost, short_paper(scheme))
     Console().print(table)
     print("understudy methods NAME explains one: formula, paper, options, presets, a recipe")

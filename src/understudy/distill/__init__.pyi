@@ -5,9 +5,9 @@ from .learner import Learner as Learner
 from .learner import Losses as Losses
 from .mutual import Mutual as Mutual
 from .objective import Objective as Objective
-from .objective import Schedule as Schedule
-from .objective import Share as Share
 from .objective import Signals as Signals
+from .schedule import Schedule as Schedule
+from .schedule import Share as Share
 from .taps import find as find
 from .taps import shapes as shapes
 from .taps import stage_ends as stage_ends

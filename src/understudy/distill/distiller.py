@@ -2,8 +2,8 @@
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from understudy.distill.heads import ask_heads
 from understudy.distill.learner import Learner, Losses
 from understudy.distill.match import match
-from understudy.distill.objective import Objective, Share, Signals
+from understudy.distill.objective import Objective, Signals
 from understudy.distill.rehead import Reheaded
-from understudy.distill.taps import find, head, tapped
+from understudy.distill.schedule import Share
+from understudy.distill.taps import evaluating, find, head, tapped
 from understudy.distill.teacher import Answer, Teacher, are_probabilities
 from understudy.errors import UserError
 from understudy.losses.simkd import SimKD
@@ -145,16 +146,21 @@ class Distiller(Learner):
 
     def _probe(self, example: Tensor) -> None:
         """One forward of each model: what does not fit is found, what depends on shapes is made."""
-        training = self.student.training
-        self.student.eval()
-        with torch.no_grad(), tapped(self.student, self.student_taps) as features:
+        with evaluating(self.student):
+            signals = self._example_signals(example)
+            for objective in self.objective_list():
+                objective.fit_to(signals)
+
+    def _example_signals(self, example: Tensor) -> Signals:
+        graph = self.needs_input_gradients
+        example = example.detach().requires_grad_(graph)
+        with torch.set_grad_enabled(graph), self._tapped_student() as features:
             logits, distillation = ask_heads(self.student, example)
-        self.student.train(training)
         self._choose_heads(two=distillation is not None)
         _check_reached(self.student_taps, features, "student")
         if are_probabilities(logits):
             raise UserError("the student returns probabilities: take the softmax out of it, losses want logits")
-        answer = None if self.teacher is None else self.teacher(example, taps=self.teacher_taps)
+        answer = None if self.teacher is None else self.teacher(example, taps=self.teacher_taps, graph=graph)
         if answer is not None:
             _check_reached(self.teacher_taps, answer.features, "teacher")
             assert answer.logits is not None
@@ -165,11 +171,16 @@ class Distiller(Learner):
                 )
         ids = torch.arange(len(example), device=example.device)
         labels = ids % logits.shape[1]
-        signals = self._signals(
+        return self._signals(
             logits, features, answer, distillation=distillation, inputs=example, labels=labels, sample_ids=ids
         )
-        for objective in self.objective_list():
-            objective.fit_to(signals)
+
+    @contextmanager
+    def _tapped_student(self) -> Iterator[dict[str, Tensor]]:
+        # Fused attention has no second derivative, which gradients of gradients need.
+        plain_attention = sdpa_kernel(SDPBackend.MATH) if self.needs_input_gradients else nullcontext()
+        with tapped(self.student, self.student_taps) as features, plain_attention:
+            yield features
 
     def _choose_heads(self, *, two: bool) -> None:
         """Say which head each objective reads: the teacher teaches the distillation head, the labels all others."""
@@ -253,9 +264,7 @@ class Distiller(Learner):
             images = images.detach().requires_grad_()
             answer = self.teacher(images, taps=self.teacher_taps, graph=True)
         answer = answer or self.ask(images, epoch)
-        # Fused attention has no second derivative, which gradients of gradients need.
-        plain_attention = sdpa_kernel(SDPBackend.MATH) if self.needs_input_gradients else nullcontext()
-        with tapped(self.student, self.student_taps) as features, plain_attention:
+        with self._tapped_student() as features:
             logits, distillation = ask_heads(self.student, images)
         signals = self._signals(
             logits,
@@ -367,11 +376,8 @@ def _check_reached(taps: Iterable[str], features: Mapping[str, Tensor], whose: s
 
 @torch.no_grad()
 def _shapes_at(model: nn.Module, paths: Sequence[str], example: Tensor) -> dict[str, tuple[int, ...]]:
-    training = model.training
-    model.eval()
-    with tapped(model, paths) as features:
+    with evaluating(model), tapped(model, paths) as features:
         model(example)
-    model.train(training)
     return {path: tuple(features[path].shape) for path in paths if path in features}
 
 

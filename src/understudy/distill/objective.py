@@ -1,64 +1,21 @@
 """An objective: a loss with its weight and the places it compares."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from understudy.distill.adapters import make_adapter, make_resizer, tokens_to_map
 from understudy.distill.ensemble import mixture
+from understudy.distill.schedule import Schedule, Share
 from understudy.errors import UserError
-from understudy.losses.functional import ShapeMismatch
+from understudy.losses.functional import NoMap, ShapeMismatch
 
 # What an objective reads of a student with two heads.
 Head = Literal["class", "distillation", "each"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A weight that changes with the epoch.
-
-    Args:
-        values: one weight an epoch; the last one is kept.
-    """
-
-    values: tuple[float, ...]
-
-    def at(self, epoch: int) -> float:
-        """The weight in an epoch, counted from 0."""
-        return self.values[min(epoch, len(self.values) - 1)]
-
-    @staticmethod
-    def ramp(
-        start: float, end: float, epochs: int, shape: Literal["linear", "cosine", "step"] = "linear"
-    ) -> "Schedule":
-        """From `start` to `end`, which is reached after `epochs` epochs: gradually, or at once by a step."""
-        share = np.arange(epochs + 1) / epochs
-        if shape == "cosine":
-            share = (1 - np.cos(np.pi * share)) / 2
-        if shape == "step":
-            share = np.floor(share)
-        return Schedule(tuple((start + (end - start) * share).tolist()))
-
-
-@dataclass(frozen=True)
-class Share:
-    """A weight that is set so that the objective holds a share of the gradient.
-
-    Once an epoch the norms of all objectives' gradients are measured, and the weight becomes what gives this one the
-    share `s`: `w = s / (1 - Σ s) · G / ‖g‖`, where g is its own gradient, G the weighted norms of those with fixed
-    weights together, and Σ s the shares of all that are held. The values are recorded: given as a list of weights
-    they replay the run.
-
-    Args:
-        value: between 0 and 1.
-    """
-
-    value: float
 
 
 @dataclass(frozen=True)
@@ -153,7 +110,7 @@ class Objective(nn.Module):
         self.student_paths: tuple[str, ...] = ()
         self.teacher_paths: tuple[str, ...] = ()
         self.adapters = nn.ModuleList()
-        self.tokens_to_maps: set[str] = set()
+        self.tokens_as_maps = False
         # A loss may ask for the logits behind the features it compares, of both models or of the student alone,
         # and for gradients with respect to the input.
         self.with_logits: bool | Literal["student"] = getattr(loss, "with_logits", False)
@@ -207,9 +164,18 @@ class Objective(nn.Module):
         Raises:
             UserError: features that no adapter can bring together.
         """
+        try:
+            self._fit_to(example)
+        except UserError as error:
+            if self.tokens_as_maps or not isinstance(error.__cause__, NoMap):
+                raise
+            self.tokens_as_maps, self.adapters = True, nn.ModuleList()
+            self._fit_to(example)
+
+    def _fit_to(self, example: Signals) -> None:
         prepare = getattr(self.loss, "prepare", None)
         if callable(prepare):
-            self._note_tokens_beside_maps(example)
+            self.tokens_as_maps |= self._has_tokens_beside_maps(example)
             sides = self._arguments(example)
             try:
                 prepare(*sides if self.needs_teacher else (*sides, None))
@@ -218,15 +184,15 @@ class Objective(nn.Module):
             self._give_margins(example)
             if self.student_paths and self.needs_teacher and self._shapes_differ(example):
                 # Its own weights brought the channels together: what is left is the resolution.
-                students = self._tapped(example.student_features, self.student_paths)
-                teachers = self._tapped(example.teacher_features, self.teacher_paths)
-                self.adapters = nn.ModuleList(map(make_resizer, students, teachers))
+                self._adapt(make_resizer, example)
         elif self.student_paths and self.needs_teacher and self._shapes_differ(example):
-            self.adapters = nn.ModuleList(
-                make_adapter(example.student_features[own], example.teacher_features[other])
-                for own, other in zip(self.student_paths, self.teacher_paths, strict=True)
-            )
+            self._adapt(make_adapter, example)
         self._try(example)
+
+    def _adapt(self, make: Callable[[Tensor, Tensor], nn.Module], example: Signals) -> None:
+        students = self._tapped(example.student_features, self.student_paths)
+        teachers = self._tapped(example.teacher_features, self.teacher_paths)
+        self.adapters = nn.ModuleList(make(*pair) for pair in zip(students, teachers, strict=True))
 
     def _give_margins(self, example: Signals) -> None:
         """To a loss that takes margins from the teacher's batch norms: the modules that it taps."""
@@ -235,28 +201,28 @@ class Objective(nn.Module):
         if callable(take) and example.teacher_model is not None and taps_outputs:
             take([example.teacher_model.get_submodule(path) for path in self.teacher_paths])
 
-    def _note_tokens_beside_maps(self, example: Signals) -> None:
-        """A loss with weights of its own brings maps to one shape, not tokens to maps: that is done before."""
-        for own, other in zip(self.student_paths, self.teacher_paths, strict=False):
-            student, teacher = example.student_features[own], example.teacher_features[other]
-            if {student.ndim, teacher.ndim} == {3, 4}:
-                self.tokens_to_maps |= {own if student.ndim == 3 else other}
+    def _has_tokens_beside_maps(self, example: Signals) -> bool:
+        """Whether one model's tokens meet the other's map, which a loss with weights of its own brings to no shape."""
+        pairs = zip(self.student_paths, self.teacher_paths, strict=False)
+        return any(
+            {example.student_features[own].ndim, example.teacher_features[other].ndim} == {3, 4} for own, other in pairs
+        )
 
     def _shapes_differ(self, example: Signals) -> bool:
         """Whether the loss refuses the tapped features because student's and teacher's differ in shape."""
         try:
             self._try(example)
         except UserError as error:
-            return isinstance(error.__cause__, ShapeMismatch)
+            return isinstance(error.__cause__, ShapeMismatch) and not isinstance(error.__cause__, NoMap)
         return False
 
     def _try(self, example: Signals) -> None:
         """Compute the loss once, changing nothing, so that taps it cannot compare are found before training."""
-        if self.needs_input_gradients or self.takes_views or "sample_ids" in self.needs:
+        if self.takes_views or "sample_ids" in self.needs:
             return
         self.loss.eval()
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.needs_input_gradients):
                 self(example)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -277,11 +243,9 @@ class Objective(nn.Module):
         return sides
 
     def _tapped(self, features: dict[str, Tensor], paths: tuple[str, ...]) -> tuple[Tensor, ...]:
+        tapped = (features[path] for path in paths)
         return tuple(
-            tokens_to_map(features[path])
-            if path in self.tokens_to_maps and features[path].ndim == 3
-            else features[path]
-            for path in paths
+            tokens_to_map(feature) if self.tokens_as_maps and feature.ndim == 3 else feature for feature in tapped
         )
 
     def _teacher_logits(self, signals: Signals) -> Tensor | None:

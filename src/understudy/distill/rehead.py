@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.distill.adapters import tokens_to_map
 from understudy.distill.taps import StopForward, tapped
 from understudy.losses.simkd import SimKD
 from understudy.recipe.schema import Model
@@ -40,7 +41,7 @@ class Reheaded(nn.Module):
         with tapped(self.student, (self.tap,), stop=True) as features:
             with suppress(StopForward):
                 self.student(images)
-            return self.predictor(features[self.tap])
+            return self.predictor(_as_map(features[self.tap]))
 
     def described(self, student: dict[str, Any]) -> dict[str, Any]:
         """A recipe's description of this model.
@@ -79,5 +80,9 @@ def reheaded(
     with torch.no_grad(), tapped(module, (tap,)) as features:
         module(torch.zeros(2, *shape))
     loss = SimKD(factor=factor)
-    loss.prepare(features[tap], torch.zeros(2, *map))
+    loss.prepare(_as_map(features[tap]), torch.zeros(2, *map))
     return Reheaded(module, tap, loss, nn.Linear(map[0], classes))
+
+
+def _as_map(feature: Tensor) -> Tensor:
+    return tokens_to_map(feature) if feature.ndim == 3 else feature

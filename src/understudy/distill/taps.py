@@ -202,6 +202,17 @@ def _tensor_of(output: Any, path: str) -> Tensor:
     return output
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, the mode it was in after it, also on errors."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
 def shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
     """The output shape of every module that gives a tensor, in the order of the model.
 
@@ -210,7 +221,6 @@ def shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
         example: an input batch.
     """
     found: dict[str, tuple[int, ...]] = {}
-    training = module.training
     hooks = []
     for name, child in module.named_modules():
         if not name:
@@ -223,11 +233,9 @@ def shapes(module: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
 
         hooks.append(child.register_forward_hook(note))
     try:
-        module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(module):
             module(example)
     finally:
-        module.train(training)
         for hook in hooks:
             hook.remove()
     return {name: found[name] for name, _ in module.named_modules() if name in found}

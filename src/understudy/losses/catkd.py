@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.features import check_map, without_autocast
+from understudy.losses.features import without_autocast
 from understudy.losses.functional import check_same_shape, in_float32
 
 
@@ -83,7 +83,8 @@ class CATKD(nn.Module):
 
 
 def _class_maps(features: Tensor, model: nn.Module) -> Tensor:
-    check_map(features)
+    if features.ndim != 4:
+        raise ValueError(f"a class is seen somewhere only in maps (N, C, H, W), not in {tuple(features.shape)}")
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers or layers[-1].in_features != features.shape[1]:
         raise ValueError(

@@ -2,11 +2,12 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import without_autocast
-from understudy.losses.functional import in_float32
+from understudy.losses.functional import gram, in_float32
 
 
 class CC(nn.Module):
@@ -48,9 +49,11 @@ class CC(nn.Module):
 
     def _kernel(self, features: Tensor) -> Tensor:
         rows = F.normalize(features.flatten(1), dim=1)
-        products = rows @ rows.mT
-        kernel = products.new_zeros(())
+        products = gram(rows)
+        scale = math.exp(-2 * self.gamma)
+        *others, last = (scale * (2 * self.gamma) ** power / math.factorial(power) for power in range(self.order + 1))
+        kernel = torch.full_like(products, last)
         # Horner's scheme, from the last term of the series to the constant one.
-        for power in range(self.order, -1, -1):
-            kernel = kernel * products + (2 * self.gamma) ** power / math.factorial(power)
-        return (math.exp(-2 * self.gamma) * kernel).expand_as(products)
+        for coefficient in reversed(others):
+            kernel = kernel * products + coefficient
+        return kernel

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from understudy.losses.features import without_autocast
-from understudy.losses.functional import in_float32, prepared
+from understudy.losses.functional import in_float32, prepared, weighted_sum
 
 
 class CCNeighbours(nn.Module):
@@ -52,4 +52,4 @@ class CCNeighbours(nn.Module):
         errors = (embedded - prepared(self.embed_teacher)(teacher.flatten(1))).abs()
         if len(errors) == 1:
             return errors.sum() * 0.0
-        return (errors[:-1] * errors[1:]).sum(dim=1).mean()
+        return weighted_sum(errors[:-1], errors[1:]) / (len(errors) - 1)

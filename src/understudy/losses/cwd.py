@@ -59,4 +59,4 @@ class CWD(nn.Module):
         log_student = F.log_softmax(softened(student, self.temperature), dim=axis)
         log_teacher = F.log_softmax(softened(teacher, self.temperature), dim=axis)
         total = weighted_sum(log_teacher.exp(), log_teacher - log_student)
-        return total * self.temperature**2 * student.shape[axis] / student.numel()
+        return total * (self.temperature**2 * student.shape[axis] / student.numel())

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from understudy.losses.catalogue.schemes import SCHEMES, Scheme
 from understudy.losses.table import FAMILIES, LOSSES, Loss
 from understudy.losses.temperature import gradient_ratios
 
@@ -55,7 +56,7 @@ def needs(row: Loss) -> tuple[str, ...]:
     return tuple(found)
 
 
-def short_paper(row: Loss) -> str:
+def short_paper(row: Loss | Scheme) -> str:
     """Who wrote it and when, such as `Hinton et al. 2015`."""
     authors = row.paper.partition(":")[0].removesuffix(" et al.")
     names = authors.split(", ")
@@ -71,6 +72,9 @@ def settings_in_words(settings: dict[str, Any]) -> str:
 
 def example_recipe(name: str) -> str:
     """A recipe that trains with a method by its name alone."""
+    if name in SCHEMES:
+        models = "\n".join(SCHEMES[name].models)
+        return f"name: {name}-example\ndata: digits\n{models}\nmethod: {name}\n"
     if name in _OF_TRANSFORMERS:
         teacher, student = _OF_TRANSFORMERS[name]
         models = f"teacher: {{name: {teacher}, pretrained: true}}\nstudent: {student}"
@@ -82,6 +86,8 @@ def example_recipe(name: str) -> str:
 
 def explanation(name: str) -> str:
     """All about one method, as text for a terminal."""
+    if name in SCHEMES:
+        return _explained_scheme(name)
     row = LOSSES[name]
     lines = [
         name,
@@ -104,6 +110,22 @@ def explanation(name: str) -> str:
     return "\n".join(lines)
 
 
+def _explained_scheme(name: str) -> str:
+    scheme = SCHEMES[name]
+    lines = [
+        name,
+        f"  {scheme.summary}",
+        f"  paper    {scheme.paper}",
+        f"           {scheme.link}",
+        f"  needs    {scheme.needs or 'nothing else'}",
+        f"  costs    {scheme.cost}",
+        f"  means    {{name: {name}, {settings_in_words(scheme.settings)}}}",
+        "  in a recipe",
+        *(f"    {line}" for line in example_recipe(name).splitlines()),
+    ]
+    return "\n".join(lines)
+
+
 def markdown() -> str:
     """The page docs/methods.md."""
     parts = [_HEADER]
@@ -115,6 +137,13 @@ def markdown() -> str:
         ]
         parts.append("")
         parts += [_section(name, row) for name, row in rows.items()]
+    parts += ["## Schemes\n| method | means | needs | costs | paper |\n|---|---|---|---|---|"]
+    parts += [
+        f"| {name} | {scheme.summary} `{{name: {name}, {settings_in_words(scheme.settings)}}}` | {scheme.needs} "
+        f"| {scheme.cost} | [{short_paper(scheme)}]({scheme.link}) |"
+        for name, scheme in SCHEMES.items()
+    ]
+    parts += ["", "Others are written with keys of the recipe ([recipes.md](recipes.md)), or are losses above.", ""]
     return "\n".join(parts)
 
 

@@ -88,9 +88,9 @@ class FBKD(nn.Module):
 
     def _of_tap(self, student: Tensor, teacher: Tensor, adapt: nn.Module) -> Tensor:
         assert isinstance(adapt, nn.ModuleDict)
+        check_same_shape(student[:, :1], teacher[:, :1])
         attention = (self._attention(student.detach()) + self._attention(teacher)) / 2
         adapted = adapt["features"](student)
-        check_same_shape(adapted, teacher)
         # The norm's gradient at 0 is 0, the square root's would be NaN.
         features = torch.linalg.vector_norm((adapted - teacher) * attention.sqrt())
         channels = torch.dist(adapt["channels"](student.mean(dim=(2, 3))), teacher.mean(dim=(2, 3)))

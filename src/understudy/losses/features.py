@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.losses.functional import ShapeMismatch, in_float32, paired
+from understudy.losses.functional import NoMap, in_float32, paired
 
 Features = Tensor | tuple[Tensor, ...]
 """What a side gives: one tapped output, or several."""
@@ -74,13 +74,10 @@ def check_map(features: Tensor) -> None:
     """Refuse features that are no maps.
 
     Raises:
-        ShapeMismatch: not (N, C, H, W).
+        NoMap: not (N, C, H, W).
     """
     if features.ndim != 4:
-        raise ShapeMismatch(
-            f"features of shape {tuple(features.shape)} are no maps (N, C, H, W): "
-            "tap a convolutional stage, or add an adapter from tokens to maps"
-        )
+        raise NoMap(f"features of shape {tuple(features.shape)} are no maps (N, C, H, W): tap a convolutional stage")
 
 
 def pool_to_smaller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Mathematics that several losses share."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as distributed
@@ -44,6 +44,10 @@ def above_zero(name: str, value: float) -> float:
 
 class ShapeMismatch(ValueError):
     """Student and teacher tensors cannot be compared element by element; an adapter between them may help."""
+
+
+class NoMap(ShapeMismatch):
+    """A loss that compares maps got something else; of tokens, the patches are a map."""
 
 
 def check_same_shape(student: Tensor, teacher: Tensor) -> None:
@@ -129,7 +133,7 @@ def standardized(logits: Tensor) -> Tensor:
     the paper writes K).
     """
     std, mean = torch.std_mean(logits, dim=1, keepdim=True)
-    return (logits - mean) / (std + 1e-7)
+    return (logits - mean) * (std + 1e-7).reciprocal()
 
 
 def class_numbers(labels: Tensor) -> Tensor:
@@ -171,6 +175,31 @@ def split_target(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tenso
 def softened(logits: Tensor, temperature: float) -> Tensor:
     """Logits over a temperature; at 1 the logits themselves, which saves a small loss a good part of its time."""
     return logits if temperature == 1 else logits / temperature
+
+
+class _Gram(torch.autograd.Function):
+    # Autograd sees two factors, and multiplies once for each on the way back.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor) -> Tensor:
+        return rows @ rows.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return (gradient + gradient.mT) @ rows
+
+
+def gram(rows: Tensor) -> Tensor:
+    """The inner products `A Aᵀ` of all pairs of rows (..., N, D), with one matrix product on the way back, not two."""
+    product = _Gram.apply(rows)
+    assert isinstance(product, Tensor)
+    return product
 
 
 def weighted_sum(weights: Tensor, terms: Tensor) -> Tensor:

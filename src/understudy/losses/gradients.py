@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.features import check_map, pool_to_smaller, without_autocast
+from understudy.losses.features import pool_to_smaller, without_autocast
 from understudy.losses.functional import in_float32
 
 
@@ -87,7 +87,8 @@ class LwM(nn.Module):
 def _class_activation(
     maps: Tensor, logits: Tensor, labels: Tensor, *, whose: str, create_graph: bool = False
 ) -> Tensor:
-    check_map(maps)
+    if maps.ndim != 4:
+        raise ValueError(f"Grad-CAM takes maps (N, C, H, W) of a convolutional stage, not {tuple(maps.shape)}")
     gradient = _class_gradient(logits, labels, by=maps, whose=whose, create_graph=create_graph)
     (maps,) = in_float32(maps)
     return (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1).relu()

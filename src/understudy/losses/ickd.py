@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps, without_autocast
-from understudy.losses.functional import prepared
+from understudy.losses.functional import gram, prepared
 from understudy.losses.regressor import channel_regressor
 
 
@@ -57,5 +57,4 @@ class ICKD(nn.Module):
 
 
 def _correlations(maps: Tensor) -> Tensor:
-    patterns = maps.flatten(2)
-    return F.normalize(patterns @ patterns.mT, dim=2)
+    return F.normalize(gram(maps.flatten(2)), dim=2)

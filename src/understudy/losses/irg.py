@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import pool_to_smaller, without_autocast
-from understudy.losses.functional import paired, pooled
+from understudy.losses.functional import gram, paired, pooled
 
 
 class IRG(nn.Module):
@@ -65,10 +65,10 @@ def _distances(features: Tensor) -> Tensor:
     """(N, N) squared distances over their largest."""
     rows = features.flatten(1)
     rows = rows - rows.mean(dim=0)  # the same distances, with less cancellation
-    gram = rows @ rows.mT
-    lengths = gram.diagonal()
+    products = gram(rows)
+    lengths = products.diagonal()
     itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    squares = (lengths[:, None] + lengths[None, :] - 2 * gram).clamp(min=1e-12).masked_fill(itself, 0.0)
+    squares = (lengths[:, None] + lengths[None, :] - 2 * products).clamp(min=1e-12).masked_fill(itself, 0.0)
     return squares / squares.max().clamp(min=1e-12)
 
 

@@ -70,8 +70,5 @@ class KD(nn.Module):
         # From the logarithms on both sides: probabilities that underflow to 0 then cost 0, not 0 · log 0.
         # The teacher's entropy is left out by subtracting the student's term alone.
         total = weighted_sum(log_teacher.exp(), -log_student if self.cross_entropy else log_teacher - log_student)
-        if self.reduction == "batchmean":
-            total = total / len(student)
-        if self.reduction == "mean":
-            total = total / student.numel()
-        return total * self.temperature**2 if self.t_squared else total
+        count = {"batchmean": len(student), "mean": student.numel(), "sum": 1}[self.reduction]
+        return total * ((self.temperature**2 if self.t_squared else 1.0) / count)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps, without_autocast
-from understudy.losses.functional import ShapeMismatch
+from understudy.losses.functional import ShapeMismatch, gram
 
 # How many more directions the student may choose from than the teacher gives.
 _SPARE = 3
@@ -86,9 +86,9 @@ class KDSVD(nn.Module):
 def _singular(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The first right singular vectors (N, C, count) of (N, H·W, C), and their values (N, count)."""
     rows = maps.flatten(2)
-    gram = rows @ rows.mT
+    products = gram(rows)
     with torch.no_grad():
-        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = torch.linalg.eigh(products)
         values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
         count = min(count, *rows.shape[1:])
         gaps = values[:, None, :count] - values[:, :, None]
@@ -97,5 +97,5 @@ def _singular(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
     first = vectors[:, :, :count]
     # Of the value 0, with the gradient that the vectors have: each turns towards the others by the change of the
     # Gram matrix between the two over the gap of their values.
-    change = vectors.mT @ (gram - gram.detach()) @ first
+    change = vectors.mT @ (products - products.detach()) @ first
     return first + vectors @ (inverse * change), values[:, :count].sqrt()

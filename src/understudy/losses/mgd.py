@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps, without_autocast
@@ -89,4 +90,4 @@ class MGD(nn.Module):
         kept = torch.rand(shape, device=student.device) <= 1 - self.ratio
         generated = generate(student * kept)
         check_same_shape(generated, teacher)
-        return (generated - teacher).square().sum() / samples
+        return F.mse_loss(generated, teacher, reduction="sum") / samples

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, paired_maps, pool_to_smaller, without_autocast
+from understudy.losses.functional import gram
 
 
 class NST(nn.Module):
@@ -38,10 +39,7 @@ class NST(nn.Module):
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     if student.shape[2] <= max(student.shape[1], teacher.shape[1]):
-        mine, theirs = (patterns.mT @ patterns / patterns.shape[1] for patterns in (student, teacher))
+        mine, theirs = (gram(patterns.mT) / patterns.shape[1] for patterns in (student, teacher))
         return (mine - theirs).square().sum(dim=(1, 2)).mean()
-    return _kernel(teacher, teacher) + _kernel(student, student) - 2 * _kernel(student, teacher)
-
-
-def _kernel(first: Tensor, second: Tensor) -> Tensor:
-    return (first @ second.mT).square().mean()
+    within = gram(teacher).square().mean() + gram(student).square().mean()
+    return within - 2 * (student @ teacher.mT).square().mean()

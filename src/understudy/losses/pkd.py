@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from understudy.losses.features import Features, paired_maps
 from understudy.losses.functional import check_same_shape
 
+_PLACES = (0, 2, 3)  # of a channel
+
 
 class PKD(nn.Module):
     """Each channel, brought to mean 0 and deviation 1 over batch and positions, follows the teacher's.
@@ -47,11 +49,11 @@ class PKD(nn.Module):
             else:
                 teacher = F.interpolate(teacher, student.shape[2:], mode="bilinear")
         check_same_shape(student, teacher)
-        return F.mse_loss(_standardized(student), _standardized(teacher)) / 2
-
-
-def _standardized(features: Tensor) -> Tensor:
-    """The channels (C, N·H·W), each with mean 0 and deviation 1."""
-    channels = features.transpose(0, 1).flatten(1)
-    std, mean = torch.std_mean(channels, dim=1, keepdim=True)
-    return (channels - mean) / (std + 1e-6)
+        std, mean = torch.std_mean(teacher, dim=_PLACES, keepdim=True)
+        target = (teacher - mean) / (std + 1e-6)
+        std = student.std(dim=_PLACES)
+        # |x - y|² = |x|² + |y|² - 2 x·y, and y, of mean 0, sees nothing of the mean of x: no student is standardised.
+        count = student.numel() // student.shape[1]
+        own = (count - 1) * (std / (std + 1e-6)).square()
+        both = (student * target).sum(dim=_PLACES) / (std + 1e-6)
+        return ((own - 2 * both).sum() + target.square().sum()) / (2 * student.numel())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.losses.features import without_autocast
-from understudy.losses.functional import in_float32, weighted_sum
+from understudy.losses.functional import gram, in_float32, weighted_sum
 
 
 class PKT(nn.Module):
@@ -74,7 +74,7 @@ class SupervisedPKT(nn.Module):
 def _similarities(features: Tensor, eps: float) -> Tensor:
     rows = features.flatten(1)
     rows = rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + eps)
-    return (rows @ rows.mT + 1) / 2
+    return gram(rows) + 1  # twice (1 + cos) / 2, which the sums of the rows divide out
 
 
 def _divergence(student: Tensor, teacher: Tensor, eps: float) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.losses.functional import NoMap
+
 # Beyond it, a kernel that spans the difference of two sizes would hold more weights than the student.
 _LARGEST_KERNEL = 16
 
@@ -24,7 +26,7 @@ class Regressor(nn.Module):
     def __init__(self, student: Tensor, teacher: Tensor, *, relu: bool = True) -> None:
         super().__init__()
         if student.ndim != teacher.ndim or student.ndim not in (2, 4):
-            raise ValueError(
+            raise NoMap(
                 f"no regressor leads from {tuple(student.shape)} to {tuple(teacher.shape)}: "
                 "tap maps (N, C, H, W) or vectors (N, D) in both models"
             )

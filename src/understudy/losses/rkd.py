@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import without_autocast
-from understudy.losses.functional import in_float32
+from understudy.losses.functional import gram, in_float32
 
 
 class RKD(nn.Module):
@@ -46,45 +46,45 @@ class RKD(nn.Module):
         student, teacher = student.flatten(1), teacher.flatten(1)
         if self.normalize:
             student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
-        of_student, of_teacher = _gram(student), _gram(teacher)
+        of_student, of_teacher = _products(student), _products(teacher)
         total = student.sum() * 0.0
         if self.distance:
-            ours, theirs = (_distances(gram).to(student.dtype) for gram in (of_student, of_teacher))
+            ours, theirs = (_distances(products).to(student.dtype) for products in (of_student, of_teacher))
             total = total + self.distance * F.smooth_l1_loss(ours, theirs)
         if self.angle:
-            ours, theirs = (_cosines(gram, student.dtype) for gram in (of_student, of_teacher))
+            ours, theirs = (_cosines(products, student.dtype) for products in (of_student, of_teacher))
             total = total + self.angle * F.smooth_l1_loss(ours, theirs)
         return total
 
 
-def _gram(rows: Tensor) -> Tensor:
+def _products(rows: Tensor) -> Tensor:
     """(N, N) inner products around the mean, in float64 where there is one: differences of them cancel."""
     rows = rows - rows.mean(dim=0)
     rows = rows if rows.device.type == "mps" else rows.double()
-    return rows @ rows.mT
+    return gram(rows)
 
 
-def _squared_distances(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _squared_distances(products: Tensor) -> tuple[Tensor, Tensor]:
     """(N, N) squared distances, and which pairs are no pair: a sample with itself."""
-    lengths = gram.diagonal()
-    itself = torch.eye(len(gram), dtype=torch.bool, device=gram.device)
-    return lengths[:, None] + lengths[None, :] - 2 * gram, itself
+    lengths = products.diagonal()
+    itself = torch.eye(len(products), dtype=torch.bool, device=products.device)
+    return lengths[:, None] + lengths[None, :] - 2 * products, itself
 
 
-def _distances(gram: Tensor) -> Tensor:
+def _distances(products: Tensor) -> Tensor:
     """(N, N) distances over the mean of the N (N - 1) that are between two samples."""
-    squares, itself = _squared_distances(gram)
+    squares, itself = _squared_distances(products)
     distances = squares.clamp(min=1e-12).sqrt().masked_fill(itself, 0.0)
-    pairs = max(len(gram) * (len(gram) - 1), 1)
+    pairs = max(len(products) * (len(products) - 1), 1)
     return distances / (distances.sum() / pairs).clamp(min=1e-12)
 
 
-def _cosines(gram: Tensor, dtype: torch.dtype) -> Tensor:
+def _cosines(products: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, N, N) cosines of the angles at sample i between the directions to j and to k."""
-    squares, itself = _squared_distances(gram)
-    lengths = gram.diagonal()
+    squares, itself = _squared_distances(products)
+    lengths = products.diagonal()
     # Two samples in one place have no direction: what is left of their distance is rounding.
-    rounding = 100 * torch.finfo(gram.dtype).eps * (lengths[:, None] + lengths[None, :])
+    rounding = 100 * torch.finfo(products.dtype).eps * (lengths[:, None] + lengths[None, :])
     inverse = squares.masked_fill(itself | (squares <= rounding), torch.inf).rsqrt().to(dtype)
-    products = gram[None, :, :] - gram[:, :, None] - gram[:, None, :] + lengths[:, None, None]
-    return products.to(dtype) * inverse[:, :, None] * inverse[:, None, :]
+    between = products[None, :, :] - products[:, :, None] - products[:, None, :] + lengths[:, None, None]
+    return between.to(dtype) * inverse[:, :, None] * inverse[:, None, :]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, check_map, pool_to_smaller, several, without_autocast
-from understudy.losses.functional import prepared
+from understudy.losses.functional import gram, prepared
 
 
 class SemCKD(nn.Module):
@@ -83,8 +83,7 @@ class SemCKD(nn.Module):
         shares = torch.linspace(0, 1, self.quantiles, dtype=layers[0].dtype, device=layers[0].device)
         embedded = []
         for features, embed in zip(layers, embeddings, strict=True):
-            rows = features.flatten(1)
-            similarities = torch.quantile(rows @ rows.mT, shares, dim=1).mT
+            similarities = torch.quantile(gram(features.flatten(1)), shares, dim=1).mT
             embedded.append(F.normalize(embed(similarities), dim=1))
         return torch.stack(embedded, dim=1)
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.losses.features import Features, without_autocast
-from understudy.losses.functional import paired
+from understudy.losses.functional import gram, paired
 
 
 class SP(nn.Module):
@@ -35,5 +35,4 @@ class SP(nn.Module):
 
 
 def _similarities(features: Tensor) -> Tensor:
-    rows = features.flatten(1)
-    return F.normalize(rows @ rows.mT, dim=1)
+    return F.normalize(gram(features.flatten(1)), dim=1)

@@ -51,8 +51,10 @@ class SRD(nn.Module):
         student, teacher = in_float32(student, teacher.detach())
         projected = prepared(self.projector)(pooled(student))
         difference = _standardized(projected) - _standardized(pooled(teacher))
-        sizes = difference if self.exponent % 2 == 0 else difference.abs()
-        total = sizes.pow(self.exponent).sum()
+        # The square of a square is taken in a fraction of the time of a fourth power; below 2 it has no gradient at 0.
+        squared = self.exponent >= 2
+        powers = difference.square().pow(self.exponent / 2) if squared else difference.abs().pow(self.exponent)
+        total = powers.sum()
         return total.clamp(min=torch.finfo(total.dtype).tiny).log()
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.distill.objective import Schedule
+from understudy.distill.schedule import Schedule
 from understudy.losses import CWD, MGD, PKD, LogitMSE, ViTKD
 from understudy.losses.functional import pooled
 from understudy.parity.recorded import Inputs, Settings, Weights, load, recorded_draws

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.distill.objective import Schedule
+from understudy.distill.schedule import Schedule
 from understudy.losses import DIST, DKD, KD, MLKD, NKD, WSLD, CrossEntropy
 from understudy.losses.table import LOSSES
 from understudy.parity.recorded import Inputs, Settings, Weights

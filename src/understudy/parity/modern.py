@@ -8,7 +8,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from understudy.distill.objective import Schedule
+from understudy.distill.schedule import Schedule
 from understudy.losses import CATKD, SRRL, CrossEntropy, ReviewKD, SimKD
 from understudy.losses.features import pool_to_smaller
 from understudy.losses.functional import pooled

@@ -3,6 +3,7 @@
 from typing import Any
 
 from understudy.errors import did_you_mean
+from understudy.losses.catalogue.schemes import SCHEMES
 from understudy.losses.table import LOSSES
 from understudy.recipe.signature import Option, options
 
@@ -13,8 +14,8 @@ def expand_method(value: Any) -> Any:
     """Write a method out in full: its name, the weight of the labels, its objectives.
 
     Args:
-        value: a word (`loss`, `loss:preset`, or several joined by `+`), or a mapping. A mapping without
-            `objectives` describes the single loss it names: every further key is that loss's.
+        value: a word (`loss`, `loss:preset`, or several joined by `+`; or a scheme such as `dml`), or a mapping. A
+            mapping without `objectives` describes the single loss it names: every further key is that loss's.
 
     Returns:
         A mapping with `objectives`, or `value` itself where it is neither word nor mapping.
@@ -23,9 +24,13 @@ def expand_method(value: Any) -> Any:
         ValueError: the loss or the preset does not exist.
     """
     if isinstance(value, str):
-        return _from_word(value)
+        if value not in SCHEMES:
+            return _from_word(value)
+        value = {"name": value}
     if not isinstance(value, dict) or "objectives" in value or not isinstance(value.get("name"), str):
         return value
+    if value["name"] in SCHEMES and "loss" not in value:
+        value = {**SCHEMES[value["name"]].settings, **value}
     word = value.get("loss", value["name"])
     if not isinstance(word, str):
         raise ValueError("loss: should be the name of a loss, such as kd")
@@ -66,7 +71,7 @@ def _from_word(word: str) -> dict[str, Any]:
 def _preset(word: str) -> dict[str, Any]:
     loss, _, preset = word.partition(":")
     if loss not in LOSSES:
-        raise ValueError(f"unknown method '{loss}', {did_you_mean(loss, LOSSES)}")
+        raise ValueError(f"unknown method '{loss}', {did_you_mean(loss, [*LOSSES, *SCHEMES])}")
     presets = LOSSES[loss].presets
     preset = preset or "default"
     if preset not in presets:

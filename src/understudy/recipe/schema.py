@@ -284,9 +284,9 @@ class Method(Part):
     """What a distilled student learns from: `labels` times cross entropy plus its objectives.
 
     `taught_by` names who teaches where there are several: `teacher` (all of them together), `teacher_2`,
-    `assistant_1`; by default the last assistant, else the teacher. With `generations` each student teaches the next
-    one; with `peers` several students teach each other instead of the teacher. `model` changes keys of the student for
-    this method, such as `{tokens: 2}`.
+    `assistant_1`, `assistant` (the last one); by default the last assistant, else the teacher. With `generations` each
+    student teaches the next one; with `peers` several students teach each other instead of the teacher. `model`
+    changes keys of the student for this method, such as `{tokens: 2}`.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -391,7 +391,7 @@ class ClassifyRecipe(Recipe):
 
     @model_validator(mode="after")
     def _who_teaches_is_known(self) -> "ClassifyRecipe":
-        known = ["teacher", *self.teachers, *self.all_assistants]
+        known = ["teacher", *self.teachers, *self.all_assistants, *(["assistant"] if self.assistants else [])]
         for method in self.method:
             if method.taught_by is not None and method.taught_by not in known:
                 raise ValueError(f"method: '{method.name}' is taught by '{method.taught_by}', {_one_of(known)}")

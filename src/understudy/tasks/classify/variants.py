@@ -70,7 +70,9 @@ def changed(student: Student, method: Method) -> Student:
 
 
 def _teacher_of(method: Method, recipe: ClassifyRecipe) -> str:
-    return method.taught_by or next(reversed(recipe.all_assistants), "teacher")
+    if method.taught_by not in (None, "assistant"):
+        return method.taught_by
+    return next(reversed(recipe.all_assistants), "teacher")
 
 
 def _points(method: Method, grid: dict[str, tuple[Any, ...]]) -> Iterator[tuple[str, Method]]:
