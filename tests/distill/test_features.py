@@ -170,15 +170,15 @@ def test_convolutions_and_transformers_meet_by_a_methods_name_alone(pair, name):
 
 def test_a_loss_on_any_channels_gets_tokens_as_maps_and_no_adapter():
     pytest.importorskip("timm")
-    teacher, student = PAIRS["maps to tokens"]()
+    student, teacher = transformer(16), network(8, 16)
     images = torch.randn(2, 1, 16, 16)
-    objective = us.Objective(us.losses.AT(), student_tap="blocks.3", teacher_tap="blocks.1")
+    objective = us.Objective(us.losses.AT(), student_tap="blocks.3", teacher_tap="stage1")
     distiller = us.Distiller(student=student, teacher=teacher, objectives=[objective], example=images)
     assert not any(name.startswith("objectives") for name, _ in distiller.named_parameters())
     with torch.no_grad(), tapped(student, ["blocks.3"]) as tokens:
         student(images)
-    with torch.no_grad(), tapped(teacher, ["blocks.1"]) as maps:
+    with torch.no_grad(), tapped(teacher, ["stage1"]) as maps:
         teacher(images)
     patches = tokens["blocks.3"][:, 1:].mT.unflatten(2, (4, 4))
-    expected = us.losses.AT()(patches, maps["blocks.1"])
+    expected = us.losses.AT()(patches, maps["stage1"])
     torch.testing.assert_close(distiller(images).parts["at"], expected)

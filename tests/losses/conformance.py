@@ -263,22 +263,18 @@ def is_continuous_in_its_settings_and_weights(member: Member) -> None:
     batch = batch_of(member)
     loss = built(member, batch)
     settings = [name for name in _constructor(loss) if isinstance(getattr(loss, name, None), float)]
-    weights = list(loss.parameters())
+    # What an orthogonal matrix is made of cannot be moved freely.
+    weights = [weight for path, weight in loss.named_parameters() if "parametrizations" not in path]
     if not settings and not weights:
         pytest.skip("has neither numbers to set nor weights")
+    torch.manual_seed(0)  # of masks
     value = batch.loss(loss).item()
     for name in settings:
-        setting = getattr(loss, name)
-        _assert_close(_with(loss, name, setting * (1 - 1e-9), batch), value, relative=1e-6)
-        try:  # a weight of 0 may take another way through the code
-            at_zero, beside = (_with(loss, name, small, batch) for small in (0.0, 1e-9))
-        except (ValueError, ZeroDivisionError):
-            continue
-        if at_zero.isfinite() and beside.isfinite():
-            _assert_close(beside, at_zero.item(), relative=1e-5)
+        _assert_close(_with(loss, name, getattr(loss, name) * (1 - 1e-9), batch), value, relative=1e-6)
     with torch.no_grad():
         for weight in weights:
             weight += 1e-9
+    torch.manual_seed(0)
     _assert_close(batch.loss(loss), value, relative=1e-5)
 
 
@@ -369,6 +365,7 @@ def _with(loss: nn.Module, name: str, value: float, batch: Batch) -> Tensor:
     """The loss of a batch where one setting has another value."""
     before = getattr(loss, name)
     setattr(loss, name, value)
+    torch.manual_seed(0)
     try:
         return batch.loss(loss).detach()
     finally:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.features import without_autocast
+from understudy.losses.features import check_map, without_autocast
 from understudy.losses.functional import as_map, check_same_shape, paired, prepared
 
 
@@ -35,6 +35,9 @@ class ReviewKD(nn.Module):
             teacher: as many example maps.
         """
         pairs = paired(student, teacher)
+        for pair in pairs:
+            for features in pair:
+                check_map(as_map(features))
         width = min(self.width, pairs[-1][0].shape[1])
         self.fusions = nn.ModuleList(
             Fusion(channels=ours.shape[1], width=width, wanted=theirs.shape[1], fuses=depth > 0)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.losses.features import without_autocast
+from understudy.losses.features import check_map, without_autocast
 from understudy.losses.functional import as_map, check_same_shape, in_float32, pooled, prepared
 
 
@@ -37,6 +37,8 @@ class SRRL(nn.Module):
             student: example features and logits.
             teacher: example features and logits.
         """
+        check_map(as_map(student[0]))
+        check_map(as_map(teacher[0]))
         channels, wanted = student[0].shape[1], teacher[0].shape[1]
         self.connector = nn.Sequential(
             nn.Conv2d(channels, wanted, 1, bias=False), nn.BatchNorm2d(wanted), nn.ReLU()
