@@ -3,20 +3,31 @@
 import os
 import platform
 from datetime import date
+from importlib import import_module
 from pathlib import Path
-
-import torch
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
-def describe_machine() -> str:
-    """The machine and the versions, in one line."""
+def describe_machine(software: str | None = None) -> str:
+    """The machine and the versions, in one line; `software` in place of torch's threads and version."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         model = next((line.split(": ")[1] for line in cpuinfo.read_text().splitlines() if "model name" in line), model)
-    return f"{os.cpu_count()} cores of {model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if software is None:
+        import torch
+
+        software = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{os.cpu_count()} cores of {model}, {software}"
+
+
+def keras_software() -> str:
+    """Keras, its backend and their versions."""
+    import keras
+
+    backend = keras.backend.backend()
+    return f"Keras {keras.version()} on {backend} {import_module(backend).__version__}"
 
 
 def record(name: str, text: str, machine: str) -> None:

@@ -9,7 +9,6 @@ their mean squared error; the contestants take turns, and what is reported is th
 """
 
 import argparse
-import json
 import statistics
 import time
 
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from common import describe_machine, keras_software, record
 from understudy.keras import Distiller, Objective
 from understudy.keras.losses import KD, CrossEntropy, FeatureRegression
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=int, nargs=2, default=(256, 512))
     parser.add_argument("--student", type=int, nargs=2, default=(16, 32))
     parser.add_argument("--equals", type=int, nargs=2, default=(64, 64), help="both models with a feature loss")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-record", action="store_true", help="leave RESULTS.md as it is")
     arguments = parser.parse_args()
     random = np.random.default_rng(0)
     x = random.random((arguments.steps * arguments.batch, 28, 28, 1)).astype("float32")
@@ -110,17 +110,19 @@ def main() -> None:
         )
         for theirs, ours in (("keras", "ours"), ("article", "ours"), ("keras, feature loss", "ours, feature loss"))
     }
-    found = {"backend": keras.backend.backend(), "milliseconds_a_step": steps, "times_as_long": ratios}
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    print(
-        f"backend {found['backend']}, teacher {arguments.teacher}, student {arguments.student}, batch {arguments.batch}"
-    )
-    for name, value in steps.items():
-        print(f"  {name:22} {1000 * value:8.2f} ms a step")
-    for name, value in ratios.items():
-        print(f"  {name:42} {value:5.2f}")
+    rows = [
+        f"teacher {tuple(arguments.teacher)} and student {tuple(arguments.student)}, with a feature loss both "
+        f"{tuple(arguments.equals)}; batch {arguments.batch}; {arguments.rounds} rounds of {arguments.steps} steps",
+        "",
+        "| contestant | ms a step |",
+        "|---|---|",
+        *(f"| {name} | {1000 * value:.2f} |" for name, value in steps.items()),
+        "",
+        "; ".join(f"{name}: {value:.2f}" for name, value in ratios.items()),
+    ]
+    print("\n".join(rows))
+    if not arguments.no_record:
+        record(f"keras_speed_{keras.backend.backend()}", "\n".join(rows), describe_machine(keras_software()))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """The front door for Python: the same runs as the command line, with models and data as objects if you like."""
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
-from torch import nn
 
 from understudy.recipe.reader import Source, build_recipe, read_source
 from understudy.recipe.schema import Recipe
+from understudy.recipe.source import section_of
 from understudy.run import start as engine
 from understudy.run.result import Result
 
-ModelLike = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
+
+ModelLike: TypeAlias = "str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]"
 
 
 def distill(
@@ -60,15 +64,15 @@ def distill(
     objects: dict[str, Any] = {}
     described = {
         "name": name,
-        "data": _section("data", data, objects),
-        "teacher": _section("teacher", teacher, objects),
-        "student": _section("student", student, objects),
+        "data": section_of("data", data, objects),
+        "teacher": section_of("teacher", teacher, objects),
+        "student": section_of("student", student, objects),
         "method": method,
         "train": train,
         "seeds": seeds,
         "control": control,
     }
-    if isinstance(teacher, nn.Module):
+    if _is_model(teacher):
         described["teacher"] = {**described["teacher"], "train": "none"}
     return _start(_recipe(described), out, objects, quiet)
 
@@ -110,8 +114,8 @@ def _run(
     objects: dict[str, Any] = {}
     for which, given in (("teacher", teacher), ("student", student), ("data", data)):
         if given is not None:
-            source.data[which] = _section(which, given, objects)
-    if isinstance(teacher, nn.Module):
+            source.data[which] = section_of(which, given, objects)
+    if _is_model(teacher):
         source.data["teacher"] |= {"train": "none"}
     return _start(build_recipe(source, list(overrides)), out, objects, quiet)
 
@@ -208,8 +212,8 @@ def train(
     objects: dict[str, Any] = {}
     described = {
         "name": name,
-        "data": _section("data", data, objects),
-        "teacher": {**_section("teacher", model, objects), "train": dict(settings)},
+        "data": section_of("data", data, objects),
+        "teacher": {**section_of("teacher", model, objects), "train": dict(settings)},
         "student": {"name": "mlp", "hidden": [16]},
         "method": "kd",
         "train": settings,
@@ -240,12 +244,7 @@ def _recipe(described: dict[str, Any]) -> Recipe:
     return build_recipe(Source("arguments", described))
 
 
-def _section(which: str, given: Any, objects: dict[str, Any]) -> dict[str, Any]:
-    """A section of a recipe for a name, a mapping or an object; the object itself is put aside."""
-    if isinstance(given, str):
-        return {"name": given}
-    is_section = isinstance(given, Mapping) and isinstance(given.get("name"), str)
-    if is_section:
-        return dict(given)
-    objects[which] = given
-    return {"name": f"python:{getattr(given, '__qualname__', type(given).__qualname__)}"}
+def _is_model(given: Any) -> bool:
+    """Whether it is a model that is there already, torch's or Keras'; neither library is imported to ask."""
+    kinds = (("torch.nn", "Module"), ("keras", "Model"))
+    return isinstance(given, tuple(getattr(sys.modules[name], kind) for name, kind in kinds if name in sys.modules))

@@ -73,6 +73,49 @@ def test_the_loss_is_the_weighted_sum_of_its_objectives():
     assert logs == pytest.approx({"loss": 0.1 * hard + 0.9 * soft, "crossentropy": hard, "kd": soft}, rel=1e-4)
 
 
+def test_a_step_is_worth_what_it_is_on_the_torch_front():
+    torch = pytest.importorskip("torch")
+    import understudy as us
+
+    def both(seed, width):
+        ours = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(width, 3, activation="relu", name="body"),
+                layers.GlobalAveragePooling2D(name="pooled"),
+                layers.Dense(3, name="head"),
+            ]
+        )
+        random = np.random.default_rng(seed)
+        ours.set_weights([random.normal(size=weight.shape) for weight in ours.get_weights()])
+        kernel, bias, matrix, offset = (torch.tensor(weight) for weight in ours.get_weights())
+        theirs = torch.nn.Sequential(torch.nn.Conv2d(1, width, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                                     torch.nn.Flatten(), torch.nn.Linear(width, 3))  # fmt: skip
+        state = {"0.weight": kernel.permute(3, 2, 0, 1), "0.bias": bias, "4.weight": matrix.T, "4.bias": offset}
+        theirs.load_state_dict(state)
+        return ours, theirs
+
+    x, y = images()
+    (student, torch_student), (teacher, torch_teacher) = both(1, 4), both(2, 6)
+    weights = {"CrossEntropy": 0.1, "KD": 0.9, "DKD": 0.5, "AT": 1000.0, "SP": 300.0, "RKD": 1.0}
+    taps = {"AT": ("body", "1"), "SP": ("body", "1"), "RKD": ("pooled", "3")}
+
+    def objectives(front, side):
+        places = {name: {"student_tap": both[side], "teacher_tap": both[side]} for name, both in taps.items()}
+        return [
+            front.Objective(getattr(front.losses, name)(), weight=weight, **places.get(name, {}))
+            for name, weight in weights.items()
+        ]
+
+    inputs = torch.tensor(x.transpose(0, 3, 1, 2))
+    reference = us.Distiller(
+        student=torch_student, teacher=torch_teacher, objectives=objectives(us, 1), example=inputs[:2]
+    )
+    wanted = reference(inputs, torch.tensor(y).long()).total.item()
+    distiller = compiled(Distiller(student=student, teacher=teacher, objectives=objectives(us.keras, 0)))
+    assert distiller.evaluate(x, y, batch_size=32, verbose=0) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_the_articles_call_shape_gives_the_articles_loss():
     x, y = vectors()
     student, teacher = dense(4), dense(16)

@@ -116,6 +116,26 @@ def test_wrong_input_is_found_before_a_folder_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_is_trained(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    def make():
+        model = Own()
+        model.build((None, 6))
+        return model
+
+    x, y = vectors()
+    with pytest.raises(UserError, match=r"student: 'own.*register_keras_serializable"):
+        distill(teacher=dense(8), student=make, x=x, y=y, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -125,6 +145,7 @@ def test_wrong_input_is_found_before_a_folder_is_made(tmp_path):
         ({"method": "nst"}, r"method: 'nst' has no Keras form, known: at, "),
         ({"method": {"name": "kd", "temperatur": 3}}, r"unknown option of 'kd', did you mean 'temperature'"),
         ({"train": {"backend": "numpy"}}, r"train.backend"),
+        ({"train": {"device": "cpu"}}, r"train.device: is the backend's own affair"),
     ],
 )
 def test_recipes_are_checked_in_one_line(change, message):

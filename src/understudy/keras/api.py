@@ -8,6 +8,7 @@ from rich.console import Console
 
 from understudy.errors import UserError
 from understudy.recipe.reader import Source, build_recipe
+from understudy.recipe.source import section_of
 from understudy.run.result import Result
 
 
@@ -77,8 +78,8 @@ def distill(
         "name": name,
         "task": "keras",
         "data": _data(data, x, y, test, validation, objects),
-        "teacher": _section("teacher", teacher, objects),
-        "student": _section("student", student, objects),
+        "teacher": section_of("teacher", teacher, objects),
+        "student": section_of("student", student, objects),
         "method": method,
         "train": train,
         "seeds": seeds,
@@ -130,13 +131,3 @@ def _data(name: str | None, x: Any, y: Any, test: Any, validation: Any, objects:
         "name": f"python:{type(x).__qualname__}",
         "validation": 0.1 if validation is None and y is not None else "none",
     }
-
-
-def _section(which: str, given: Any, objects: dict[str, Any]) -> dict[str, Any]:
-    """A section of a recipe for a name, a mapping or an object; the object itself is put aside."""
-    if isinstance(given, (str, Path)):
-        return {"name": str(given)}
-    if isinstance(given, dict):
-        return dict(given)
-    objects[which] = given
-    return {"name": f"python:{getattr(given, '__qualname__', type(given).__qualname__)}"}

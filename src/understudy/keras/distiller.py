@@ -10,19 +10,13 @@ import numpy as np
 
 from understudy.errors import UserError
 from understudy.keras.losses.kd import KerasLoss, SoftTargets
+from understudy.keras.masks import MaskReader, with_mask
 from understudy.keras.objective import Objective, Signals
 from understudy.keras.operations import ops
-from understudy.keras.probe import (
-    check_from_logits,
-    distinct_names,
-    example_for,
-    labels_like,
-    shapes_to_match,
-    union,
-    with_mask,
-)
-from understudy.keras.taps import Tapped, find
-from understudy.keras.teacher import Teacher, are_probabilities, logits_of
+from understudy.keras.pair import Pair
+from understudy.keras.settle import check_from_logits, distinct_names, labels_like, union
+from understudy.keras.taps import Tapped
+from understudy.keras.teacher import Teacher, logits_of
 
 Tensor = Any
 
@@ -40,17 +34,6 @@ class _Beside:
     trackers: list[keras.metrics.Mean] = field(default_factory=list)
     made_at_compile: list[Objective] = field(default_factory=list)
     compiled_with: tuple[Any, Any, float, float] = (None, None, 0.1, 3)
-
-
-class _Mask(keras.layers.Layer):
-    """Reads the mask that a model's output carries."""
-
-    def __init__(self) -> None:
-        super().__init__(name="mask_reader", autocast=False)
-        self.supports_masking = True
-
-    def call(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        return mask
 
 
 class _Epochs(keras.callbacks.Callback):
@@ -120,13 +103,12 @@ class Distiller(keras.Model):
         self.student = student
         self.asked = Teacher(teacher, preprocess=preprocess) if isinstance(teacher, keras.Model) else teacher
         self.teacher = None if self.asked is None else self.asked.model
-        self._example = example_for(student, example)
         self._kept = _Kept()
-        self._mask = _Mask()
+        self._mask = MaskReader()
         self._labels_loss = False
         self._beside = _Beside()
         self._given: list[Objective] = []
-        self._probe()
+        self._pair = Pair(student, self.asked, example)
         self._given = self._checked(list(objectives))
         self._settle(self._given)
         self.built = True
@@ -245,8 +227,8 @@ class Distiller(keras.Model):
             "preprocess": None if preprocess is None else pack(preprocess),
             "objectives": [pack(objective) for objective in self._given],
             "example": {
-                "shape": list(self._example.shape),
-                "dtype": keras.backend.standardize_dtype(self._example.dtype),
+                "shape": list(self._pair.example.shape),
+                "dtype": keras.backend.standardize_dtype(self._pair.example.dtype),
             },
         }
 
@@ -274,27 +256,12 @@ class Distiller(keras.Model):
 
     # What happens before
 
-    def _probe(self) -> None:
-        """One forward of each model: what does not fit is found."""
-        try:
-            output = logits_of(self.student(self._example, training=False), "student")
-        except (ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            shape = tuple(self._example.shape)
-            raise UserError(
-                f"the student '{self.student.name}' cannot take inputs of shape {shape}: {reason}"
-            ) from error
-        self._output_shape = tuple(output.shape)
-        self._student_gives_probabilities = are_probabilities(output)
-        self._teacher_shape = None if self.asked is None else tuple(self.asked.probe(self._example).shape)
-
     def _checked(self, objectives: list[Objective]) -> list[Objective]:
         """Refuse what cannot be compared; find the taps."""
         for objective in objectives:
             if not isinstance(objective, Objective):
                 raise UserError(f"an objective is a {type(objective).__name__}: write us.keras.Objective(loss, weight)")
-            self._check(objective)
-            self._resolve(objective)
+            self._pair.place(objective)
         return objectives
 
     def _settle(self, new: list[Objective]) -> None:
@@ -303,55 +270,15 @@ class Distiller(keras.Model):
         self._tapped = Tapped(self.student, union(objective.student_paths for objective in objectives))
         self._teacher_taps = union(objective.teacher_paths for objective in objectives if objective.counts)
         self._needs_logits = any(objective.needs_teacher_logits and objective.counts for objective in objectives)
-        output, features = self._tapped(self._example, training=False)
+        output, features = self._tapped(self._pair.example, training=False)
         logits = logits_of(output, "student")
         # Layers that make masks make them of every batch.
         self._masks = self._mask(logits) is not None
-        answer, of_teacher = self._ask(self._example)
+        answer, of_teacher = self._ask(self._pair.example)
         example = Signals(logits, answer, features, of_teacher, labels=labels_like(logits))
         for objective in new:
             objective.fit_to(example)
         self._beside.trackers = [keras.metrics.Mean(name=name) for name in distinct_names(objectives)]
-
-    def _check(self, objective: Objective) -> None:
-        if objective.needs_teacher and self.asked is None:
-            raise UserError(f"'{objective.name}' compares with a teacher: give one")
-        if objective.student_tap is not None or isinstance(objective.loss, KerasLoss):
-            return
-        if self._student_gives_probabilities:
-            raise UserError(
-                f"the student '{self.student.name}' returns probabilities: take the softmax out of its last layer, "
-                f"'{objective.name}' wants logits"
-            )
-        if objective.needs_teacher and self._teacher_shape is not None and self._teacher_shape != self._output_shape:
-            raise UserError(
-                f"the teacher gives {self._teacher_shape[1:]}, the student {self._output_shape[1:]} outputs a sample: "
-                "they must be the same classes; give both the same, or compare features by student_tap="
-            )
-
-    def _resolve(self, objective: Objective) -> None:
-        """Turn patterns into layer paths; where both sides are open, pair the ends of stages by resolution or depth."""
-        from understudy.distill.match import match
-
-        if objective.student_tap is not None:
-            objective.student_paths = find(self.student, objective.student_tap, self._example)
-        if objective.teacher_tap is not None and self.asked is not None and objective.needs_teacher:
-            theirs = self.asked.prepared(self._example)
-            objective.teacher_paths = find(self.asked.model, objective.teacher_tap, theirs)
-        if objective.student_tap in ("auto", "last"):
-            own = shapes_to_match(self.student, objective.student_paths, self._example)
-            other = own
-            matched = self.asked is not None and objective.teacher_tap in ("auto", "last")
-            if matched and self.asked is not None:
-                theirs = self.asked.prepared(self._example)
-                other = shapes_to_match(self.asked.model, objective.teacher_paths, theirs)
-            students, teachers = match(own, other)
-            if not students:
-                raise UserError(f"'{objective.name}': no feature maps or tokens found to compare: name the taps")
-            first = -1 if objective.student_tap == "last" else 0
-            objective.student_paths = students[first:]
-            if matched:
-                objective.teacher_paths = teachers[first:]
 
     def _ask(self, inputs: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         if self.asked is None or not (self._needs_logits or self._teacher_taps):

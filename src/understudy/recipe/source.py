@@ -1,7 +1,9 @@
 """YAML as plain data with line numbers, and `key=value` texts laid over it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -176,3 +178,19 @@ def _plain(node: yaml.Node, path: KeyPath, source: Source, count: list[int]) -> 
 def dotted(path: KeyPath) -> str:
     """A path as a person writes it: `train.lr`."""
     return ".".join(str(part) for part in path) or "recipe"
+
+
+def section_of(which: str, given: Any, objects: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says where Python gave a name, a mapping or an object.
+
+    Args:
+        which: the section, such as `teacher`.
+        given: a name or path, a mapping with a name, or an object.
+        objects: where an object is put aside, under `which`.
+    """
+    if isinstance(given, (str, Path)):
+        return {"name": str(given)}
+    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+        return dict(given)
+    objects[which] = given
+    return {"name": f"python:{getattr(given, '__qualname__', type(given).__qualname__)}"}

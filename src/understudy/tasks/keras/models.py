@@ -73,6 +73,24 @@ def load_model(path: Path) -> keras.Model:
         raise UserError(f"cannot be loaded as a Keras model: {error}", where=path) from None
 
 
+def check_saving(model: keras.Model, where: str) -> None:
+    """Refuse a model that could be saved but not loaded again, before it is trained.
+
+    Raises:
+        UserError: it holds a class or function that Keras cannot find by name.
+    """
+    try:
+        packed = keras.saving.serialize_keras_object(model)
+        keras.saving.deserialize_keras_object(packed, safe_mode=True)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).split(". ")[0]
+        raise UserError(
+            f"'{model.name}' could not be loaded after it is saved: put @keras.saving.register_keras_serializable() "
+            f"on its own classes and functions, and give them get_config ({reason})",
+            where=where,
+        ) from None
+
+
 def as_teacher(model: Any, described: KerasModel) -> Teacher:
     """A model as the teacher of the run; an application's own preprocessing is put before it."""
     if isinstance(model, Teacher):

@@ -156,6 +156,8 @@ def problems(recipe: KerasRecipe, *, files: bool = True) -> Iterator[Problem]:
     yield from _of_model("student", recipe.student, files)
     if isinstance(recipe.teacher.train, dict):
         yield from _of_teacher_train(recipe)
+    for setting in sorted(set(Machine.model_fields) & recipe.train.model_fields_set):
+        yield ("train", setting), "is the backend's own affair with Keras: leave it out, or use its variables"
     for index, method in enumerate(recipe.method):
         for problem in unsupported(method):
             yield ("method", index), problem

@@ -1,20 +1,15 @@
 """What a run of a Keras recipe does: the teacher made ready, then each seed's students, by Keras' own fit."""
 
-import importlib.util
-import json
-import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from understudy.errors import UserError
-from understudy.recipe.schema import Machine
-from understudy.tasks.keras.recipe import KerasRecipe, KerasTrain
+from understudy.errors import RunError, UserError
+from understudy.tasks.keras.backend import machine as machine
+from understudy.tasks.keras.recipe import KerasRecipe
 from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest
 from understudy.train.progress import Display
@@ -73,7 +68,7 @@ class Students:
         """Train what the folder does not have yet and sum it up.
 
         Raises:
-            RunError: a loss became infinite.
+            RunError: a loss became infinite, or the teacher changed.
             Interrupted: a signal came.
         """
         from understudy.tasks.keras.fit import accuracy, train
@@ -125,6 +120,8 @@ class Students:
                 )
                 _save(student, folder.arm(name, seed) / "student")
                 folder.finish_stage(stage)
+        if not _same_weights(teacher.model, load_model(home / "model.keras")):
+            raise RunError("the teacher changed while it taught: one of its layers writes to its weights in inference")
         one = self.example[:1]
         facts = {"teacher": {"role": "teacher", **measure(teacher.model, _to_numpy(teacher.prepared(_tensor(one))))}}
         if arms:
@@ -143,46 +140,18 @@ class Students:
         return results
 
 
-@contextmanager
-def machine(wanted: Machine) -> Iterator[dict[str, Any]]:
-    """Choose the backend before Keras is imported, and the precision inside the block.
-
-    Raises:
-        UserError: Keras is missing, or was imported on another backend already.
-    """
-    assert isinstance(wanted, KerasTrain)
-    if importlib.util.find_spec("keras") is None:
-        raise UserError("this recipe needs Keras: pip install 'understudy[keras]'")
-    if "keras" not in sys.modules:
-        if wanted.backend == "auto":
-            _torch_if_the_usual_one_is_missing()
-        else:
-            os.environ["KERAS_BACKEND"] = wanted.backend
-    import keras
-
-    found = keras.backend.backend()
-    if wanted.backend not in ("auto", found):
-        raise UserError(
-            f"Keras runs on {found} in this process already: set KERAS_BACKEND={wanted.backend} before it is imported",
-            where="train.backend",
-        )
-    before = keras.config.dtype_policy()
-    names = {"fp32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
-    keras.config.set_dtype_policy(names[wanted.precision])
-    try:
-        yield {"threads": wanted.threads, "device": wanted.device, "keras": keras.version(), "backend": found}
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 def prepare(recipe: KerasRecipe, objects: Mapping[str, Any]) -> Students:
     """Read the data and build one of everything, so that what cannot work is said before anything is written.
 
     Raises:
         UserError: something does not fit.
     """
+    from understudy.tasks.keras.models import check_saving
+
     job = reopen(recipe, objects)
     model = job.build("teacher", recipe.seed)
+    check_saving(model, "teacher")
+    check_saving(job.build("student", recipe.seed), "student")
     teacher = job.as_teacher(model)
     answer = teacher.probe(_tensor(job.example))
     if answer.shape[-1] < job.classes:
@@ -273,6 +242,11 @@ def _save(model: Any, folder: Path) -> None:
     (folder / "README.md").write_text(text)
 
 
+def _same_weights(one: Any, other: Any) -> bool:
+    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
+    return all(mine.tobytes() == theirs.tobytes() for mine, theirs in pairs)
+
+
 def _tensor(values: Any) -> Any:
     from understudy.keras.operations import ops
 
@@ -283,16 +257,3 @@ def _to_numpy(values: Any) -> Any:
     from understudy.keras.operations import ops
 
     return ops.convert_to_numpy(values)
-
-
-def _torch_if_the_usual_one_is_missing() -> None:
-    """Keras takes TensorFlow where nothing is set, installed or not; torch is there wherever understudy is."""
-    if "KERAS_BACKEND" in os.environ:
-        return
-    settings = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
-    try:
-        usual = json.loads(settings.read_text()).get("backend", "tensorflow")
-    except (OSError, ValueError):
-        usual = "tensorflow"
-    if importlib.util.find_spec(usual) is None:
-        os.environ["KERAS_BACKEND"] = "torch"
