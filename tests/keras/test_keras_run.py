@@ -122,6 +122,9 @@ def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_is_trained(
             super().__init__()
             self.head = keras.layers.Dense(3)
 
+        def build(self, shape):
+            self.head.build(shape)
+
         def call(self, inputs):
             return self.head(inputs)
 

@@ -156,7 +156,10 @@ def problems(recipe: KerasRecipe, *, files: bool = True) -> Iterator[Problem]:
     yield from _of_model("student", recipe.student, files)
     if isinstance(recipe.teacher.train, dict):
         yield from _of_teacher_train(recipe)
-    for setting in sorted(set(Machine.model_fields) & recipe.train.model_fields_set):
+    plain = Machine()  # a resolved recipe writes every default out
+    for setting in Machine.model_fields:
+        if getattr(recipe.train, setting) == getattr(plain, setting):
+            continue
         yield ("train", setting), "is the backend's own affair with Keras: leave it out, or use its variables"
     for index, method in enumerate(recipe.method):
         for problem in unsupported(method):
