@@ -24,6 +24,7 @@ from torchvision.transforms import ToTensor
 
 from common import describe_machine, record
 from understudy.recipe.reader import read_recipe
+from understudy.tasks.classify.answers import remember
 from understudy.tasks.classify.run import prepare
 from understudy.tasks.classify.stages import stage_of_seeds, student_stage
 from understudy.tasks.classify.task import Classify
@@ -80,7 +81,7 @@ def our_loop(module, cache: Path | None, *overrides: str, seeds: int = 1) -> Cal
     task: Classify = prepare(recipe, {}).task
     teacher = task.as_teacher(module)
     if cache is not None:
-        task.remember(teacher, cache)
+        remember(task, teacher, cache)
     teachers = {"teacher": teacher}
     stage = stage_of_seeds(task, range(seeds), teachers) if seeds > 1 else student_stage(task, 0, teachers)
     formed = form_teams(stage)

@@ -2,6 +2,7 @@ from . import data as data
 from . import keras as keras
 from . import losses as losses
 from . import models as models
+from .api import cache as cache
 from .api import compare as compare
 from .api import distill as distill
 from .api import resume as resume

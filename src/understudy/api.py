@@ -111,13 +111,19 @@ def run(
 def _run(
     source: Source, overrides: Sequence[str], *, out: Any, teacher: Any, student: Any, data: Any, quiet: bool
 ) -> Result:
+    objects = _put_in(source, teacher=teacher, student=student, data=data)
+    return _start(build_recipe(source, list(overrides)), out, objects, quiet)
+
+
+def _put_in(source: Source, *, teacher: Any, student: Any, data: Any) -> dict[str, Any]:
+    """Put objects in the place of a recipe's sections, and give them by the section's name."""
     objects: dict[str, Any] = {}
     for which, given in (("teacher", teacher), ("student", student), ("data", data)):
         if given is not None:
             source.data[which] = section_of(which, given, objects)
     if _is_model(teacher):
         source.data["teacher"] |= {"train": "none"}
-    return _start(build_recipe(source, list(overrides)), out, objects, quiet)
+    return objects
 
 
 def compare(
@@ -185,6 +191,42 @@ def resume(
     objects = {"teacher": teacher, "student": student, "data": data}
     given = {which: value for which, value in objects.items() if value is not None}
     return engine.resume(Path(folder), objects=given, console=None if quiet else Console())
+
+
+def cache(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    export: str | Path | None = None,
+    teacher: Any = None,
+    student: Any = None,
+    data: Any = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Keep the answers that a recipe's teacher will be asked for; it is trained first where no run has.
+
+    Args:
+        recipe: as for `run`.
+        overrides: `key=value` texts.
+        export: a parquet file, for a table of the answers to the unchanged images.
+        teacher: an object in place of the recipe's teacher.
+        student: an object in place of the recipe's student.
+        data: an object in place of the recipe's data set.
+        quiet: print nothing.
+
+    Returns:
+        Of each teacher: how many `answers` were wanted, the share of them `known` before, `bytes` on disk, `folder`.
+
+    Raises:
+        UserError: something does not fit.
+        Interrupted: a signal came; what was answered is kept, and the same call goes on.
+    """
+    from understudy.run.fill import fill
+
+    source = _source(recipe)
+    objects = _put_in(source, teacher=teacher, student=student, data=data)
+    described = build_recipe(source, list(overrides))
+    return fill(described, objects=objects, console=None if quiet else Console(), export=_path(export))
 
 
 def train(

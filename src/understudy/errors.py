@@ -22,10 +22,15 @@ class Interrupted(Exception):
 
     Args:
         signal: the number of the signal received; the exit code is 128 plus it.
+        kept: what was kept, and how to go on.
     """
 
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"stopped by signal {signal}")
+    def __init__(
+        self,
+        signal: int,
+        kept: str = "a checkpoint was written: continue with `understudy resume FOLDER`",
+    ) -> None:
+        super().__init__(f"stopped by signal {signal}; {kept}")
         self.signal = signal
 
 

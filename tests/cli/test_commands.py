@@ -20,8 +20,8 @@ from understudy.run import start as engine
 from understudy.train.folder import RunFolder
 
 COMMANDS = (
-    "quickstart", "recipes", "init", "run", "resume", "compare", "train", "evaluate", "predict", "methods", "models",
-    "taps", "check", "report",
+    "quickstart", "recipes", "init", "run", "resume", "compare", "train", "cache", "evaluate", "predict", "methods",
+    "models", "taps", "check", "report",
 )  # fmt: skip
 
 

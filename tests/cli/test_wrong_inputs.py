@@ -63,6 +63,8 @@ def refused(ended, *words: str) -> None:
         ("compare small.yaml --grid temperature", ["--grid temperature: a grid has the form option=value,value"]),
         ("compare small.yaml --grid temp=2,4", ["grid.temp: no loss of these methods (kd) has such an option"]),
         ("compare small.yaml --methods kd,kdd", ["method.1: unknown method 'kdd'"]),
+        ("cache small.yaml teacher=gone.parquet", ["there is no file 'gone.parquet' (looked from "]),
+        ("cache small.yaml teacher.approximate=true", ["teacher.approximate: belongs to a file of answers"]),
         ("resume small.yaml", ["small.yaml: is no run folder"]),
         ("report gone", ["gone: is no run folder"]),
         ("evaluate gone", ["gone: no such folder"]),
@@ -120,6 +122,10 @@ def test_what_is_wrong_in_a_recipe_is_said_before_torch_is_imported(here, recipe
 def test_a_shape_that_a_network_cannot_take(call, recipe):
     words = ("teacher: 'cifar/vgg8' cannot take images (C, H, W) of (1, 4, 4)", "teacher.size")
     refused(call("run", SMALL, "teacher={name: cifar/vgg8, size: 4}"), *words)
+
+
+def test_a_cache_that_no_run_would_look_at(call, recipe):
+    refused(call("cache", SMALL, "cache=off"), "cache: is off", "set it to on")
 
 
 def test_options_that_cannot_build(call, recipe):

@@ -26,8 +26,8 @@ app = typer.Typer(
 
 # In the order of the help: the way a newcomer takes, then what surrounds it.
 for _command in (
-    "quickstart", "recipes", "init", "check", "run", "compare", "submit", "resume", "train", "evaluate", "predict",
-    "sample", "detect", "report", "analyse", "methods", "models", "taps", "parity",
+    "quickstart", "recipes", "init", "check", "run", "compare", "submit", "resume", "train", "cache", "evaluate",
+    "predict", "sample", "detect", "report", "analyse", "methods", "models", "taps", "parity",
 ):  # fmt: skip
     import_module(f"understudy.cli.{_command}").register(app)
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RunError as error:
         return _say(str(error), 1)
     except Interrupted as error:
-        return _say(f"{error}; a checkpoint was written: continue with `understudy resume FOLDER`", 128 + error.signal)
+        return _say(str(error), 128 + error.signal)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _say(f"the disk is full ({error.filename or 'while writing'}); the last checkpoint is kept", 1)

@@ -30,8 +30,9 @@ class Batch:
         sample_ids: (N,) numbers of the samples in their source.
         labelled: (M,) positions of the samples with a label; None when all have one.
         second: (N, C, H, W) another view of the same samples, where the recipe asks for one.
-        view: names the view that all these samples are seen in: equal names and ids mean equal pixels. Empty where
-            samples are mixed.
+        view: names the view that all these samples are seen in: equal names and ids mean equal pixels. It begins with
+            `pass-` where no later pass shows them so again, and is empty where a sample is seen in several.
+        second_view: the same of `second`.
         share: the part of the step's whole batch that these are; below 1 where several processes or micro-batches
             share it.
         labelled_share: the part of the whole batch's labelled samples.
@@ -43,6 +44,7 @@ class Batch:
     labelled: Tensor | None
     second: Tensor | None = None
     view: str = ""
+    second_view: str = ""
     share: float = 1.0
     labelled_share: float = 1.0
 
@@ -157,11 +159,14 @@ class Feed(Dataset[Batch]):
         made, places = np.unique(np.concatenate([own, partner[own]]), return_inverse=True)
         images, second = self._seen(ids[made], keys[made])
         own_labels = torch.from_numpy(labels[own])
+        view = self.view(number)
         if self.mixes:
             mix = self._plan(step, len(ids), images.shape[2], images.shape[3])
             mine, others = torch.from_numpy(places).chunk(2)
             images = mix_images(images[mine], images[others], mix)
             own_labels = mix_labels(own_labels, torch.from_numpy(labels[partner[own]]), mix, self.classes)
+            if not mix.is_none:  # who is mixed with whom is a matter of the pass and the size of its batches
+                view = self._name(number, varies=True, once=True, suffix=f"-mixed-{self.batch_size}")
         labelled = None if self.all_labelled else _labelled(own_labels)
         known = (labels != UNLABELLED) & (labels[partner] != UNLABELLED)
         labelled_share = known[own].sum() / known.sum() if share and known.any() else share
@@ -171,7 +176,8 @@ class Feed(Dataset[Batch]):
             torch.from_numpy(ids[own]),
             labelled,
             second,
-            self._view(number),
+            view,
+            self._second_name(number),
             share,
             float(labelled_share),
         )
@@ -200,9 +206,9 @@ class Feed(Dataset[Batch]):
         labels, ids = torch.from_numpy(current.labels[here]), torch.from_numpy(current.ids[here])
         parts = [tensor.split(self.batch_size) for tensor in (images, labels, ids)]
         seconds = [None] * len(parts[0]) if second is None else second.split(self.batch_size)
-        view = self._view(number)
+        names = self.view(number), self._second_name(number)
         return [
-            Batch(images, labels, ids, None if self.all_labelled else _labelled(labels), second, view)
+            Batch(images, labels, ids, None if self.all_labelled else _labelled(labels), second, *names)
             for images, labels, ids, second in zip(*parts, seconds, strict=True)
         ]
 
@@ -236,15 +242,27 @@ class Feed(Dataset[Batch]):
             return randomness.key(self.key, "view", number)
         return randomness.key("view", self.views_seed, number % self.views)
 
-    def _view(self, number: int) -> str:
-        """The name of a pass's view; empty where a batch holds something else than one view of each sample."""
-        if self.settings.mixup or self.settings.cutmix or self.settings.repeats > 1:
+    def view(self, number: int) -> str:
+        """The name of a pass's view, but for the steps that mix; empty where a sample may be seen in several."""
+        return self._name(number, varies=self.varies)
+
+    def _second_name(self, number: int) -> str:
+        return self._name(number, varies=True, suffix="-second")
+
+    def _name(self, number: int, *, varies: bool, once: bool = False, suffix: str = "") -> str:
+        if self.settings.repeats > 1:
             return ""
-        if not self.varies:
+        if not varies:
             return "plain"
-        if self.views is not None:
-            return f"view-{self.views_seed}-{number % self.views}"
-        return f"pass-{self.key:016x}-{number}"
+        if self.views is not None and not once:
+            return f"view-{self._changes_mark}-{self.views_seed}-{number % self.views}{suffix}"
+        return f"pass-{self._changes_mark}-{self.key:016x}-{number}{suffix}"
+
+    @cached_property
+    def _changes_mark(self) -> str:
+        """Tells kinds of changes apart in the names of views."""
+        second = "" if self.second_view is None else self.second_view.model_dump_json()
+        return f"{randomness.key(self.settings.model_dump_json(), second):016x}"[:8]
 
     @cached_property
     def varies(self) -> bool:
@@ -255,10 +273,18 @@ class Feed(Dataset[Batch]):
         here, there = (self.part.samples.read(ids, randomness.keys(randomness.key(word), ids)) for word in ("a", "b"))
         return not torch.equal(here, there)
 
+    def first_like(self, number: int) -> int:
+        """The first pass that shows the same as this one, in another order."""
+        if self.mixes or self.settings.repeats > 1:
+            return number
+        if self.views is not None:
+            return number % self.views
+        return number if self.varies or self.second_view is not None else 0
+
     @property
     def has_few_views(self) -> bool:
-        """Whether later passes show samples as earlier ones did."""
-        return self._view(0) != "" and (not self.varies or self.views is not None)
+        """Whether later passes show samples as earlier ones did, but for those that are mixed."""
+        return self.view(0) != "" and (not self.varies or self.views is not None)
 
     def _changes(self, settings: Augment) -> bool:
         return bool(settings.crop or settings.flip or settings.color_jitter or settings.erase or settings.rand_augment)

@@ -1,6 +1,7 @@
 """Image files: one folder a class, or a CSV that says which image is what."""
 
 import csv as csv_format
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def folder(*, path: str, size: int, channels: Literal[1, 3] = 3, scale: tuple[fl
     for split, place in found.items():
         if place is not None:
             files, labels = _walk(place, names)
-            parts[split] = files_as_samples(files, labels, size, scale, channels)
+            parts[split] = files_as_samples(files, labels, size, scale, channels, root=root)
     for number, name in enumerate(names):
         if not (parts["train"].labels == number).any():
             raise UserError("holds no images (" + ", ".join(sorted(SUFFIXES)) + ")", where=found["train"] / name)
@@ -93,7 +94,8 @@ def csv(*, path: str, size: int, channels: Literal[1, 3] = 3, scale: tuple[float
                 near = did_you_mean(word, names)
                 raise UserError(f"no training row has the label '{word}', {near}", where=f"{file}:{line}")
         if labels:
-            parts[split] = files_as_samples(images[split], [numbers[word] for _, word in labels], size, scale, channels)
+            known = [numbers[word] for _, word in labels]
+            parts[split] = files_as_samples(images[split], known, size, scale, channels, root=file.parent)
     return Source(file.stem, tuple(names), **parts)
 
 
@@ -146,7 +148,13 @@ def _walk(place: Path, names: list[str]) -> tuple[list[Path], list[int]]:
 
 
 def files_as_samples(
-    files: list[Path], labels: Sequence[int] | np.ndarray, size: int, scale: Scale, channels: int = 3
+    files: list[Path],
+    labels: Sequence[int] | np.ndarray,
+    size: int,
+    scale: Scale,
+    channels: int = 3,
+    *,
+    root: Path | None = None,
 ) -> Samples:
     """Make samples of image files.
 
@@ -156,8 +164,10 @@ def files_as_samples(
         size: height and width of what the models see, in pixels.
         scale: share of the image's area that a random training crop keeps, smallest and largest.
         channels: 3, or 1 to turn images grey.
+        root: what the files are named relative to, where somebody may ask for them by name.
     """
-    return Samples(Files(files, size, channels, scale), np.array(labels, np.int64), (channels, size, size))
+    paths = None if root is None else tuple(os.path.relpath(file, root) for file in files)
+    return Samples(Files(files, size, channels, scale), np.array(labels, np.int64), (channels, size, size), paths)
 
 
 def _split_of(word: str | None, where: str) -> str:

@@ -37,6 +37,11 @@ class Mix:
     ratio: float
     box: tuple[int, int, int, int] | None = None
 
+    @property
+    def is_none(self) -> bool:
+        """Whether it leaves the pixels as they are: the draw, or an empty box, gave the partner no share."""
+        return round(self.ratio * 2**_RATIO_BITS) == 2**_RATIO_BITS
+
 
 def plan(batch_key: int, size: int, *, mixup: float = 0.0, cutmix: float = 0.0, height: int, width: int) -> Mix:
     """Draw the partners and the ratio of one batch; when both methods are on, a coin toss picks one.
@@ -109,6 +114,8 @@ def mix_images(own: Tensor, partner: Tensor, mix: Mix) -> Tensor:
         mixed = own.clone()
         mixed[inside] = partner[inside]
         return mixed
+    if mix.is_none:
+        return own.clone()
     if own.is_floating_point():
         # Two products and a sum: a fused form could round differently at the end of a buffer.
         return (own * mix.ratio).add_(partner * (1 - mix.ratio))

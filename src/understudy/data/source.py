@@ -22,11 +22,13 @@ class Samples:
             change the size are drawn from the keys; readers of images of one size ignore them.
         labels: (n,) int64 class numbers, -1 where unlabelled.
         shape: (C, H, W) of what `read` returns.
+        paths: of their files below the data set's folder, where they have some.
     """
 
     read: Callable[[np.ndarray, np.ndarray | None], Tensor]
     labels: np.ndarray
     shape: tuple[int, int, int]
+    paths: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

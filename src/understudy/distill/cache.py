@@ -8,43 +8,21 @@ on the disk, or made for other data under the same name is not found, and the te
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from urllib.parse import quote
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.distill.teacher import Answer, Teacher
+from understudy.distill.cache_files import Shards
+from understudy.distill.cache_rows import Found, Kept, Layout, pixel_marks
+from understudy.distill.teacher import Answer, Place, Teacher
 
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Odd multipliers of the checks, the same in every run; more are drawn where rows are longer.
-_MULTIPLIERS = torch.from_numpy(np.random.default_rng(20_251_121).integers(-(2**62), 2**62, 4096) * 2 + 1)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """How answers are kept.
-
-    Args:
-        precision: of the numbers; `fp32` gives back the teacher's own bits.
-        top: how many of the largest logits are kept of each answer; None keeps all. The others then share the rest of
-            the probability evenly.
-        features: whether tapped features are kept too, which may be large; without, who wants them asks the teacher.
-    """
-
-    precision: Precision = "fp32"
-    top: int | None = None
-    features: bool = True
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether what comes back are the teacher's bits."""
-        return self.precision == "fp32" and self.top is None
+# Views of this name are drawn anew in each pass, so that only a later run of the same seed sees them again.
+ONCE = "pass-"
 
 
 @dataclass
@@ -54,39 +32,38 @@ class Counts:
     Args:
         hits: images whose answer was there.
         misses: images that the teacher was asked about.
-        mass: the probability that the kept logits hold, summed over the images kept; for `top`.
-        kept: images that were kept.
+        odd: rows that were there but damaged, or about other pixels.
+        mass: the probability that the kept logits hold, summed over the images weighed; for `top`.
+        weighed: images that `mass` is about.
     """
 
     hits: int = 0
     misses: int = 0
+    odd: int = 0
     mass: float = 0.0
-    kept: int = 0
+    weighed: int = 0
+
+    @property
+    def asked(self) -> int:
+        """Images that an answer was wanted for."""
+        return self.hits + self.misses
 
     @property
     def rate(self) -> float:
         """The share of images whose answer was there."""
-        return self.hits / max(self.hits + self.misses, 1)
+        return self.hits / max(self.asked, 1)
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where the answers to some images are kept.
-
-    Args:
-        view: name of the view that all of them are seen in; empty where their pixels are no view of one sample.
-        ids: (N,) numbers of the samples in their source.
-    """
-
-    view: str
-    ids: Tensor
+    def weigh(self, logits: Tensor, top: int) -> None:
+        """Count the probability in the largest of some logits."""
+        self.mass += float(logits.softmax(1).topk(min(top, logits.shape[1]), dim=1).values.sum())
+        self.weighed += len(logits)
 
 
 class AnswerCache:
     """The answers of one teacher to one source of samples, in files below a folder.
 
-    Each stored thing (the logits, or a tapped feature) and view has a file of fixed rows, one a sample, and beside it
-    their checks; both are memory-mapped, filled as answers come, and shared by every run with the same identity.
+    Each stored thing (the logits, or a tapped feature) and view has rows, one a sample; they are memory-mapped, filled
+    as answers come, and shared by every run with the same identity.
 
     Args:
         root: below which all caches are; this one's folder is named by its identity.
@@ -95,8 +72,8 @@ class AnswerCache:
         kept: how.
     """
 
-    def __init__(self, root: Path, identity: Mapping[str, Any], samples: int, kept: Kept = Kept()) -> None:
-        about = {**identity, "samples": samples, "precision": kept.precision, "top": kept.top}
+    def __init__(self, root: Path, identity: Mapping[str, Any], samples: int, kept: Kept = Kept()) -> None:  # noqa: B008 (frozen)
+        about = {**identity, "samples": samples, "kept": kept.precision, "top": kept.top}
         name = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
         self.folder = root / name
         self.samples = samples
@@ -104,104 +81,158 @@ class AnswerCache:
         self.counts = Counts()
         self.stopped = ""  # why nothing more is kept, once that is so
         self._about = about
-        self._shards: dict[str, _Shard | None] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._shards: dict[tuple[str, str], Shards] = {}
 
     @property
     def size(self) -> int:
         """Bytes on the disk."""
         return sum(file.stat().st_blocks * 512 for file in self.folder.glob("*") if file.is_file())
 
+    @property
+    def not_whole(self) -> int:
+        """How many files were found cut short."""
+        return sum(len(shards.not_whole) for shards in self._shards.values())
+
+    def keeps(self, view: str, *, features: bool) -> bool:
+        """Whether answers to a view are kept.
+
+        Args:
+            view: its name; empty for pixels that are no view of one sample.
+            features: whether tapped features are wanted with them.
+        """
+        return bool(view) and (self.kept.once or not view.startswith(ONCE)) and (self.kept.features or not features)
+
     def answer(
-        self, teacher: Teacher, images: Tensor, place: Place, *, taps: tuple[str, ...] = (), logits: bool = True
+        self,
+        teacher: Teacher,
+        images: Tensor,
+        places: Sequence[Place],
+        *,
+        taps: tuple[str, ...] = (),
+        logits: bool = True,
     ) -> Answer:
         """The teacher's answer to a batch: what is known from the files, the rest from the teacher, who is then kept.
 
         Args:
             teacher: asked about the images that are not known.
             images: (N, C, H, W), as the teacher's `preprocess` wants them.
-            place: where their answers are kept.
+            places: where their answers are kept, in the same order.
             taps: module paths whose outputs are wanted too.
             logits: whether the logits are wanted.
         """
-        wanted = (*(("logits",) if logits else ()), *taps)
-        if not place.view or (taps and not self.kept.features) or hasattr(teacher.model, "shares"):
-            # No view of single samples, or more than is kept: of several teachers what each says is wanted.
+        views = {view: here for view, here in _by_view(places).items() if self.keeps(view, features=bool(taps))}
+        if not views:
             self.counts.misses += len(images)
             return teacher(images, taps=taps, logits=logits)
-        marks = pixel_marks(images)
-        ids = place.ids.cpu()
-        found = {item: self._recall(item, place.view, ids, marks) for item in wanted}
-        known = torch.ones(len(images), dtype=torch.bool)
-        for rows in found.values():
-            known &= rows.valid if rows is not None else torch.zeros_like(known)
+        ids = torch.cat([place.ids for place in places]).cpu()
+        marks = torch.zeros(len(images), dtype=torch.int64)
+        known = torch.zeros(len(images), dtype=torch.bool)
+        values: dict[str, Tensor] = {}
+        wanted = (*(teacher.says if logits else ()), *map(_of_tap, taps))
+        for view, here in views.items():
+            marks[here] = pixel_marks(images[here])
+            found = {item: self._find(item, view, ids[here], marks[here]) for item in wanted}
+            rows = {item: row for item, row in found.items() if row is not None}
+            if len(rows) < len(wanted):
+                continue
+            known[here] = torch.stack([row.valid for row in rows.values()]).all(0)
+            self.counts.odd += max(row.odd for row in rows.values())
+            if not known[here].any():
+                continue
+            for item, row in rows.items():
+                if item not in values:
+                    values[item] = row.values.new_zeros((len(images), *row.values.shape[1:]))
+                values[item][here] = row.values
         self.counts.hits += int(known.sum())
-        self.counts.misses += int((~known).sum())
-        if known.all():
-            return _answer({item: rows.values.to(images.device) for item, rows in found.items() if rows is not None})
-        unknown = (~known).nonzero().flatten()
-        told = teacher(images[unknown.to(images.device)], taps=taps, logits=logits)
-        values = {**({"logits": told.logits} if logits else {}), **told.features}
+        self.counts.misses += len(images) - int(known.sum())
+        values = {item: value.to(images.device) for item, value in values.items()}
+        if not known.all():
+            self._ask(teacher, images, known, values, taps, logits)
+            for view, here in views.items():
+                self._keep_new(view, here, known, ids, marks, values)
+        if self.kept.top is not None and logits:
+            for here in views.values():
+                self.counts.weigh(values["logits"][here], self.kept.top)
+        features = {path: values[_of_tap(path)] for path in taps}
+        return Answer(values.get("logits"), features, values.get("members"))
+
+    def _ask(
+        self,
+        teacher: Teacher,
+        images: Tensor,
+        known: Tensor,
+        values: dict[str, Tensor],
+        taps: tuple[str, ...],
+        logits: bool,
+    ) -> None:
+        """Ask the teacher about what is not known, and put its values in their places."""
+        unknown = (~known).nonzero().flatten().to(images.device)
+        told = teacher(images[unknown], taps=taps, logits=logits)
+        features = {_of_tap(path): value for path, value in told.features.items()}
+        said = {"logits": told.logits, "members": told.members, **features}
+        for item, value in said.items():
+            if value is None:
+                continue
+            if item not in values:
+                values[item] = value.new_zeros((len(images), *value.shape[1:]), dtype=torch.float32)
+            values[item][unknown] = value.float()
+
+    def _keep_new(
+        self, view: str, here: Tensor | slice, known: Tensor, ids: Tensor, marks: Tensor, values: dict[str, Tensor]
+    ) -> None:
+        """Keep what was asked in one view; and let nobody learn from more than what a later run would find."""
+        new = torch.arange(len(ids))[here]
+        new = new[~known[new]]
         for item, value in values.items():
-            assert value is not None
-            self._keep(item, place.view, ids[unknown], marks[unknown], value)
-        if not self.kept.is_exact and "logits" in values:
-            # Nobody learns from more than what a later run would find.
-            values["logits"] = self._rounded(values["logits"])
-        merged = {}
-        for item, value in values.items():
-            assert value is not None
-            rows = found[item]
-            whole = value.new_empty((len(images), *value.shape[1:]))
-            whole[unknown.to(whole.device)] = value
-            if rows is not None and known.any():
-                whole[known.to(whole.device)] = rows.values[known].to(whole)
-            merged[item] = whole
-        return _answer(merged)
+            layout = self.kept.layout(item, value)
+            rows = value[new.to(value.device)]
+            self._keep(item, view, layout, ids[new], marks[new], rows)
+            if not self.kept.is_exact:
+                value[new.to(value.device)] = layout.rounded(rows)
 
-    def _rounded(self, logits: Tensor | None) -> Tensor:
-        assert logits is not None
-        layout = _layout("logits", logits, self.kept)
-        return layout.decode(layout.encode(logits.cpu().float())).to(logits)
-
-    def _recall(self, item: str, view: str, ids: Tensor, marks: Tensor) -> "_Rows | None":
-        shard = self._shard(item, view, None)
-        return None if shard is None else shard.read(ids, marks)
-
-    def _keep(self, item: str, view: str, ids: Tensor, marks: Tensor, value: Tensor) -> None:
-        if self.stopped:
+    def _keep(self, item: str, view: str, layout: Layout, ids: Tensor, marks: Tensor, rows: Tensor) -> None:
+        if self.stopped or not len(ids):
             return
         try:
-            shard = self._shard(item, view, value)
+            self._make(item, layout)
+            shards = self._shards_of(item, view)
+            assert shards is not None
+            shards.write(ids, marks, rows)
         except OSError as error:  # the disk is full, or may not be written to
             self.stopped = f"{error.strerror or error} ({self.folder})"
-            return
-        if shard is None:
-            return
-        encoded = shard.layout.encode(value.detach().cpu().float())
-        shard.write(ids, marks, encoded)
-        if item == "logits":
-            self.counts.kept += len(ids)
-            self.counts.mass += shard.layout.mass(value)
 
-    def _shard(self, item: str, view: str, example: Tensor | None) -> "_Shard | None":
-        """The file of an item and view, opened, or made where an example shows its shape."""
-        name = f"{_file_name(item)}.{_file_name(view)}"
-        shard = self._shards.get(name)
-        if shard is not None:
-            return shard
-        path = self.folder / name
-        if (layout := _read_layout(path, self.samples)) is None:
-            if example is None:
+    def _find(self, item: str, view: str, ids: Tensor, marks: Tensor) -> Found | None:
+        shards = self._shards_of(item, view)
+        return None if shards is None else shards.read(ids, marks)
+
+    def _shards_of(self, item: str, view: str) -> Shards | None:
+        """The files of an item and view; None where nobody has kept the item."""
+        if (item, view) not in self._shards:
+            layout = self._layouts.get(item) or _read_layout(self._layout_file(item))
+            if layout is None:
                 return None
-            self.folder.mkdir(parents=True, exist_ok=True)
-            about = self.folder / "about.json"
-            if not about.exists():
-                about.write_text(json.dumps(self._about, indent=2, default=str))
-            layout = _layout(item, example, self.kept)
-            _make(path, layout, self.samples)
-        shard = _Shard(path, layout, self.samples)
-        self._shards[name] = shard
-        return shard
+            self._layouts[item] = layout
+            self._shards[item, view] = Shards(self.folder / f"{quote(item)}.{quote(view)}", layout, self.samples)
+        return self._shards[item, view]
+
+    def _make(self, item: str, layout: Layout) -> None:
+        """See to it that the folder is there and says how the item is written."""
+        if self._layouts.get(item) == layout:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file, content in (
+            (self.folder / "about.json", self._about),
+            (self._layout_file(item), layout.to_json()),
+        ):
+            partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+            partial.write_text(json.dumps(content, indent=2, default=str))
+            partial.replace(file)
+        self._layouts[item] = layout
+        self._shards = {key: shards for key, shards in self._shards.items() if key[0] != item}
+
+    def _layout_file(self, item: str) -> Path:
+        return self.folder / f"{quote(item)}.layout.json"
 
 
 def identity_of(teacher: Teacher, **more: Any) -> dict[str, Any]:
@@ -209,13 +240,14 @@ def identity_of(teacher: Teacher, **more: Any) -> dict[str, Any]:
 
     Args:
         teacher: its weights, how it is asked, and in which chunks.
-        more: further facts, such as the precision it runs in.
+        more: further facts: how it answers, the data set.
     """
-    digest = hashlib.sha256(repr(teacher.model).encode())
-    for name, tensor in sorted(teacher.model.state_dict().items()):
+    network = teacher.network
+    digest = hashlib.sha256(repr(network).encode())
+    for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    device = next((tensor.device.type for tensor in teacher.model.parameters()), "cpu")
+    device = next((tensor.device.type for tensor in network.parameters()), "cpu")
     return {
         "teacher": digest.hexdigest(),
         "preprocess": repr(teacher.preprocess),
@@ -228,172 +260,26 @@ def identity_of(teacher: Teacher, **more: Any) -> dict[str, Any]:
     }
 
 
-def pixel_marks(images: Tensor) -> Tensor:
-    """A number for each image that changes with any of its bytes.
-
-    Args:
-        images: (N, ...) of any type.
-
-    Returns:
-        (N,) int64 on the CPU.
-    """
-    return _marks(images.contiguous().flatten(1)).cpu()
-
-
-def _marks(rows: Tensor) -> Tensor:
-    """Of each row the sum of its 64-bit words, each times an odd number of its place, modulo 2^64."""
-    words = rows.view(torch.uint8)
-    if words.shape[1] % 8:
-        words = torch.nn.functional.pad(words, (0, 8 - words.shape[1] % 8))
-    words = words.contiguous().view(torch.int64)
-    places = torch.arange(words.shape[1], device=words.device)
-    factors = _MULTIPLIERS.to(words.device)[places % len(_MULTIPLIERS)] + 2 * (places // len(_MULTIPLIERS))
-    # High bits are folded down, so that they count in the low ones too.
-    return ((words ^ (words >> 29)) * factors).sum(1)
+def _by_view(places: Sequence[Place]) -> dict[str, Tensor | slice]:
+    """For each view, which images of a batch are seen in it."""
+    if len({place.view for place in places}) == 1:
+        return {places[0].view: slice(None)}
+    found: dict[str, list[Tensor]] = {}
+    start = 0
+    for place in places:
+        found.setdefault(place.view, []).append(torch.arange(start, start + len(place.ids)))
+        start += len(place.ids)
+    return {view: torch.cat(positions) for view, positions in found.items()}
 
 
-@dataclass(frozen=True)
-class _Rows:
-    values: Tensor
-    valid: Tensor
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a row is written.
-
-    Args:
-        shape: of one sample's value.
-        precision: of its numbers.
-        top: how many of them are kept, with their places; None keeps all.
-    """
-
-    shape: tuple[int, ...]
-    precision: Precision
-    top: int | None
-
-    @property
-    def width(self) -> int:
-        """Bytes of a row."""
-        count = self.top if self.top is not None else int(np.prod(self.shape))
-        return count * (_DTYPES[self.precision].itemsize + (4 if self.top is not None else 0))
-
-    def encode(self, values: Tensor) -> Tensor:
-        """Values (N, ...) in float32 as bytes (N, width)."""
-        dtype = _DTYPES[self.precision]
-        if self.top is None:
-            return values.flatten(1).to(dtype).contiguous().view(torch.uint8)
-        best = values.log_softmax(1).topk(self.top, dim=1)
-        parts = best.values.to(dtype).contiguous(), best.indices.to(torch.int32).contiguous()
-        return torch.cat([part.view(torch.uint8) for part in parts], dim=1)
-
-    def decode(self, rows: Tensor) -> Tensor:
-        """The values (N, ...) in float32 that bytes (N, width) hold."""
-        dtype = _DTYPES[self.precision]
-        if self.top is None:
-            return rows.contiguous().view(dtype).float().unflatten(1, self.shape)
-        cut = self.top * dtype.itemsize
-        values = rows[:, :cut].contiguous().view(dtype).float()
-        places = rows[:, cut:].contiguous().view(torch.int32).long()
-        classes = self.shape[0]
-        rest = (1 - values.exp().sum(1, keepdim=True)).clamp_min(1e-12) / max(classes - self.top, 1)
-        return rest.log().expand(-1, classes).scatter(1, places, values)
-
-    def mass(self, logits: Tensor) -> float:
-        """The probability in what is kept of some logits, summed over the samples."""
-        if self.top is None:
-            return float(len(logits))
-        return float(logits.float().softmax(1).topk(self.top, dim=1).values.sum())
-
-
-@dataclass
-class _Shard:
-    """The rows of one item in one view, memory-mapped.
-
-    Args:
-        path: of the rows; `.check` and `.json` stand beside it.
-        layout: of a row.
-        samples: how many rows.
-    """
-
-    path: Path
-    layout: _Layout
-    samples: int
-    rows: Tensor = field(init=False)
-    checks: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        shape = (self.samples, self.layout.width)
-        self.rows = torch.from_numpy(np.memmap(self.path, dtype=np.uint8, mode="r+", shape=shape))
-        checks = np.memmap(_check_file(self.path), dtype=np.int64, mode="r+", shape=(self.samples,))
-        self.checks = torch.from_numpy(checks)
-
-    def read(self, ids: Tensor, marks: Tensor) -> _Rows:
-        """The rows of some samples, and whether each answers these pixels."""
-        rows = self.rows[ids]
-        return _Rows(self.layout.decode(rows), self.checks[ids] == _check(rows, marks))
-
-    def write(self, ids: Tensor, marks: Tensor, rows: Tensor) -> None:
-        """Keep rows; the check comes last, so that a row that was not finished is not believed."""
-        self.rows[ids] = rows
-        self.checks[ids] = _check(rows, marks)
-
-
-def _check(rows: Tensor, marks: Tensor) -> Tensor:
-    # Never 0, which is what an empty file holds.
-    return (_marks(rows) ^ (marks * 0x5851F42D4C957F2D)) | 1
-
-
-def _layout(item: str, example: Tensor, kept: Kept) -> _Layout:
-    # Only of logits are the largest the ones that matter.
-    top = min(kept.top, example.shape[1]) if kept.top is not None and item == "logits" else None
-    return _Layout(tuple(example.shape[1:]), kept.precision, top)
-
-
-def _make(path: Path, layout: _Layout, samples: int) -> None:
-    """Make the files of a shard at their full size, so that a full disk is known now and not while they are mapped.
-
-    Raises:
-        OSError: there is no room.
-    """
-    for file, size in ((path, samples * layout.width), (_check_file(path), samples * 8)):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            os.posix_fallocate(descriptor, 0, max(size, 1))
-        except OSError:
-            file.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
-    described = {"shape": layout.shape, "precision": layout.precision, "top": layout.top}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(described))
-    partial.replace(_layout_file(path))
-
-
-def _read_layout(path: Path, samples: int) -> _Layout | None:
-    """The layout of a shard; None where there is none, or its files are not whole."""
+def _read_layout(path: Path) -> Layout | None:
+    """A layout; None where there is none, or it cannot be read."""
     try:
-        about = json.loads(_layout_file(path).read_text())
-        layout = _Layout(tuple(about["shape"]), about["precision"], about["top"])
+        return Layout.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    sizes = {path: samples * layout.width, _check_file(path): samples * 8}
-    return layout if all(file.is_file() and file.stat().st_size == size for file, size in sizes.items()) else None
 
 
-def _check_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.check")
-
-
-def _layout_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
-def _file_name(text: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in text)
-
-
-def _answer(values: Mapping[str, Tensor]) -> Answer:
-    features = {item: value for item, value in values.items() if item != "logits"}
-    return Answer(values.get("logits"), features)
+def _of_tap(path: str) -> str:
+    """The name of a tapped feature among what is kept: a module may be called `logits`."""
+    return f"tap-{path}"

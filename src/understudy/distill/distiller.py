@@ -160,7 +160,7 @@ class Distiller(Learner):
         _check_reached(self.student_taps, features, "student")
         if are_probabilities(logits):
             raise UserError("the student returns probabilities: take the softmax out of it, losses want logits")
-        answer = None if self.teacher is None else self.teacher(example, taps=self.teacher_taps, graph=graph)
+        answer = None if self.teacher is None else self.teacher.probe(example, taps=self.teacher_taps, graph=graph)
         if answer is not None:
             _check_reached(self.teacher_taps, answer.features, "teacher")
             assert answer.logits is not None
@@ -221,7 +221,8 @@ class Distiller(Learner):
         """Moves between devices take the teacher along, though it is no submodule."""
         super()._apply(fn, recurse)
         if self.teacher is not None:
-            self.teacher.model._apply(fn)
+            for network in dict.fromkeys((self.teacher.model, self.teacher.network)):
+                network._apply(fn)
         return self
 
     def ask(self, images: Tensor, epoch: int = 0) -> Answer | None:

@@ -33,6 +33,11 @@ def check(recipe: ClassifyRecipe, *, files: bool = True) -> Iterator[Problem]:
     """
     yield from data_problems(recipe.data, files=files)
     for path, section in _teachers(recipe):
+        if section.is_recorded:
+            yield from _check_recorded(path, section, recipe, files=files)
+            continue
+        if section.approximate:
+            yield (*path, "approximate"), "belongs to a file of answers, as in teacher: {name: answers.parquet}"
         yield from model_problems(path, section, files=files)
     yield from model_problems(("student",), recipe.student, files=files)
     for index, method in enumerate(recipe.method):
@@ -173,6 +178,31 @@ def _teachers(recipe: ClassifyRecipe) -> Iterator[tuple[tuple[str | int, ...], T
     for key in ("more_teachers", "assistants"):
         for place, section in enumerate(getattr(recipe, key)):
             yield (key, place), section
+
+
+def _check_recorded(
+    path: tuple[str | int, ...], section: Teacher, recipe: ClassifyRecipe, *, files: bool
+) -> Iterator[Problem]:
+    """A table of answers stands for the one teacher, and has nothing but logits."""
+    if path != ("teacher",) or len(recipe.teachers) > 1:
+        yield (*path, "name"), f"'{section.name}' is a table of answers: it can only be the one teacher"
+    if files and not exists(section.name, "file"):
+        yield (*path, "name"), f"there is no file '{section.name}' (looked from {Path.cwd()})"
+    usual = Teacher(name=section.name).model_dump()
+    for key, value in section.model_dump().items():
+        if key not in ("approximate", "share") and value != usual.get(key):
+            yield (*path, key), f"says nothing to a table of answers such as '{section.name}': leave it out"
+    if recipe.student.init is not None:
+        yield ("student", "init"), f"'{section.name}' is a table of answers: there are no tensors to start from"
+    for index, method in enumerate(recipe.method):
+        for place, objective in enumerate(method.objectives):
+            known = LOSSES.get(objective.loss)
+            if objective.student or objective.teacher or (known is not None and known.taps != "logits"):
+                yield (
+                    ("method", index, "objectives", place, "loss"),
+                    f"'{objective.loss}' compares features, '{section.name}' holds answers alone: take a method that "
+                    "compares logits, such as kd",
+                )
 
 
 def _check_teacher_train(path: tuple[str | int, ...], section: Teacher, recipe: ClassifyRecipe) -> Iterator[Problem]:

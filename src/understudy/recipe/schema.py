@@ -197,19 +197,36 @@ class Teacher(Model):
     """A teacher: trained by the recipe unless it brings weights or `train` is `none`.
 
     A mapping in `train` is laid over the recipe's own, and has a teacher with weights fine-tuned. Where there are
-    several, `share` is its part of their mean, and `copies` trains as many from different starting weights.
+    several, `share` is its part of their mean, and `copies` trains as many from different starting weights. `fold`,
+    `precision` (by default that of `train`) and `compile` say how it answers. A name that ends in `.parquet` is a table
+    of answers given elsewhere; with `approximate` they stand for those to random views too.
     """
 
     train: dict[str, Any] | Literal["none"] | None = None
     share: Annotated[float, Strict(), Field(gt=0)] = 1.0
     copies: Positive = 1
+    fold: Switch = True
+    precision: Literal["fp32", "bf16"] | None = None
+    compile: Switch = False
+    approximate: Switch = False
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it is a table of answers, and no network."""
+        return self.name.endswith(".parquet")
 
     @property
     def is_trained(self) -> bool:
         """Whether the run has to train it: it has no weights of its own, or is to be fine-tuned."""
         if self.train is not None:
             return self.train != "none"
-        return not (self.pretrained or self.weights is not None or Path(self.name, "config.json").is_file())
+        return not (
+            self.is_recorded or self.pretrained or self.weights is not None or Path(self.name, "config.json").is_file()
+        )
+
+
+# What of a teacher's section says how it answers, not what it is.
+ANSWERING = {"fold", "precision", "compile", "approximate"}
 
 
 class Cache(Part):

@@ -64,10 +64,11 @@ def first_batch(task: "Classify", teacher: "Teacher") -> Image.Image:
         teacher: answers the samples.
     """
     from understudy.data import Preprocess
+    from understudy.distill.teacher import Place
 
     batch = task.feed("students", task.recipe.seed)[0]
     images = batch.images[: 2 * _COLUMNS].to(task.device)
-    logits = teacher(images).logits
+    logits = teacher.answer(images, [Place(batch.view, batch.sample_ids[: 2 * _COLUMNS])]).logits
     assert logits is not None
     chances, answers = logits.softmax(1).max(1)
     labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from understudy.data import Batch, Feed
 from understudy.distill import Answer
-from understudy.distill.cache import Place
+from understudy.distill.teacher import Place
 from understudy.train.arm import Arm
 from understudy.train.precision import autocast
 from understudy.train.views import Views
@@ -125,21 +126,19 @@ def _answers(batches: list[Batch], taught: list[Arm]) -> Sequence[Answer]:
     """What a teacher says to some batches, a second view after the first where an arm sees one."""
     teacher = taught[0].distiller.teacher
     assert teacher is not None
-    if teacher.cache is not None and len({batch.view for batch in batches}) > 1:
-        # A place in the cache is one view of a source's samples.
-        return [answer for batch in batches for answer in _answers([batch], taught)]
     taps = dict.fromkeys(path for arm in taught for path in arm.distiller.teacher_taps)
     logits = any(arm.distiller.needs_teacher_logits for arm in taught)
     second = any(sees_second(arm, batches[0]) for arm in taught)
-    parts = [view for batch in batches for view in ((batch.images, batch.second) if second else (batch.images,))]
-    images = parts[0] if len(parts) == 1 else torch.cat(parts)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    assert images is not None
-    place = Place("" if second else batches[0].view, torch.cat([batch.sample_ids for batch in batches]))
+    parts: list[tuple[Tensor, Place]] = []
+    for batch in batches:
+        parts.append((batch.images, Place(batch.view, batch.sample_ids)))
+        if second:
+            assert batch.second is not None
+            parts.append((batch.second, Place(batch.second_view, batch.sample_ids)))
+    images = parts[0][0] if len(parts) == 1 else torch.cat([images for images, _ in parts])
+    places = [place for _, place in parts]
     with autocast(images.device, taught[0].settings.precision):
-        if teacher.cache is None:
-            answer = teacher(images, taps=taps, logits=logits)
-        else:
-            answer = teacher.cache.answer(teacher, images, place, taps=tuple(taps), logits=logits)
+        answer = teacher.answer(images, places, taps=tuple(taps), logits=logits)
     if len(batches) == 1:
         return [answer]
     sizes = [len(batch) * (1 + second) for batch in batches]

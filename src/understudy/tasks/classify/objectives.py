@@ -14,7 +14,7 @@ from understudy.recipe.schema import Objective as Described
 from understudy.recipe.signature import options
 
 # Where a loss compares the models when the recipe does not say.
-_DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "blocks": "blocks", "embedding": "embedding"}
+DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "blocks": "blocks", "embedding": "embedding"}
 
 _PLAIN = Train()
 
@@ -54,7 +54,7 @@ def objectives(
             Objective(
                 _loss(described, method, samples, two_views),
                 float(described.init is not None) if init else weight,
-                student_tap=described.student or (None if among_peers else _DEFAULT_TAPS[LOSSES[described.loss].taps]),
+                student_tap=described.student or (None if among_peers else DEFAULT_TAPS[LOSSES[described.loss].taps]),
                 teacher_tap=described.teacher,
                 members=members,
                 head=described.head,

@@ -212,6 +212,8 @@ def _notes(recipe: ClassifyRecipe, models: Mapping[str, Any], metric: str, selec
     if recipe.grid and selection == "validation":
         notes.append("Grid points were chosen on validation; the verdict is about the chosen ones, on test.")
     teacher, control = models.get("teacher"), models.get("student_alone")
+    if recipe.teacher.is_recorded:
+        teacher = None  # its score is no test score
     if teacher and control and teacher["metrics"][metric]["last"] <= control["metrics"][metric]["last"]:
         notes.append("The teacher is no better than the student alone: little can be learnt from it.")
     if recipe.data.labels != "all" and recipe.data.transfer != "none":

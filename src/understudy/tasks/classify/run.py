@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from understudy.data import Preprocess
 from understudy.distill import Ensemble, Teacher
 from understudy.distill.pretraining import Pretraining
+from understudy.distill.recorded import RecordedTeacher
 from understudy.distill.taps import logits_of
 from understudy.errors import UserError
 from understudy.models import load, save
@@ -21,6 +22,7 @@ from understudy.recipe.schema import ClassifyRecipe
 from understudy.run.measure import measure, parameter_count, seconds_a_step
 from understudy.run.profile import profile, told
 from understudy.run.show import describe_data, first_batch
+from understudy.tasks.classify.answers import answers_root, caches_of, in_words, recorded_scores, remember
 from understudy.tasks.classify.dry import rehearse
 from understudy.tasks.classify.pace import seeds_at_once
 from understudy.tasks.classify.results import check_control, summarise
@@ -37,7 +39,7 @@ from understudy.tasks.classify.teacher import gate, ready_assistants, ready_teac
 from understudy.tasks.classify.variants import distilled_arms, student_arms
 from understudy.train import processes
 from understudy.train.files import write_atomically
-from understudy.train.folder import RunFolder, runs_root
+from understudy.train.folder import RunFolder
 from understudy.train.guard import StopRequest
 from understudy.train.loop import fit
 from understudy.train.machine import device, machine
@@ -78,7 +80,7 @@ class Students:
             for index, seed in enumerate(recipe.all_seeds):
                 teacher = teachers[index % len(teachers)]
                 task.start_students_from(teacher)
-                task.remember(teacher, _answers(folder))
+                remember(task, teacher, answers_root(folder))
                 who = ready_assistants(task, folder, teacher, display, stop)
                 at_once = not index and seeds_at_once(task, student_stage(task, seed, who))
                 if recipe.profile and not index:
@@ -87,8 +89,7 @@ class Students:
                     _train_seeds(task, folder, who, display, stop)
                     break
                 _train_students(task, folder, seed, who, display, stop)
-        _tell_of_cache(teachers, display)
-        return processes.on_first(lambda: _sum_up(task, folder, teachers[0], only_teacher))
+        return processes.on_first(lambda: _sum_up(task, folder, teachers, only_teacher))
 
 
 def _look(task: Classify, teacher: Teacher, folder: RunFolder, display: Display) -> None:
@@ -96,15 +97,17 @@ def _look(task: Classify, teacher: Teacher, folder: RunFolder, display: Display)
     gate(task, teacher, display)
 
 
-def _sum_up(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bool) -> dict[str, Any]:
+def _sum_up(task: Classify, folder: RunFolder, teachers: list[Teacher], only_teacher: bool) -> dict[str, Any]:
+    teacher, caches = teachers[0], caches_of(teachers)
     results = summarise(
         folder,
         task.recipe,
         _facts(task, folder, teacher, only_teacher),
         metric=METRIC,
         given=_given_scores(task, folder, teacher),
-        notes=_notes(teacher, task),
+        notes=[*_notes(teacher, task), *(f"Teacher: {in_words(cache)}." for cache in caches)],
     )
+    results["cache"] = caches
     profiled = folder.path / "profile.json"
     if profiled.exists():
         results["extra"] = [told(json.loads(profiled.read_text()))]
@@ -112,27 +115,6 @@ def _sum_up(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: b
         best = folder.arm(results["best"], task.recipe.seed) / "student"
         shutil.copytree(best, folder.path / "student", dirs_exist_ok=True)
     return results
-
-
-def _answers(folder: RunFolder) -> Path:
-    """Where answers are kept: once for all runs below the usual root, else beside the run."""
-    root = runs_root().resolve()
-    return (root if root in folder.path.resolve().parents else folder.path.parent) / ".answers"
-
-
-def _tell_of_cache(teachers: Sequence[Teacher], display: Display) -> None:
-    for cache in filter(None, (teacher.cache for teacher in teachers)):
-        counts = cache.counts
-        if not counts.hits + counts.misses:
-            continue
-        mass = (
-            f", which hold {counts.mass / counts.kept:.1%} of the probability" if cache.kept.top and counts.kept else ""
-        )
-        why = f"; nothing more was kept: {cache.stopped}" if cache.stopped else ""
-        display.line(
-            f"teacher: {counts.rate:.0%} of {counts.hits + counts.misses:,} answers were known "
-            f"({cache.size / 2**20:,.1f} MiB in {cache.folder}){mass}{why}"
-        )
 
 
 def prepare(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
@@ -147,7 +129,8 @@ def prepare(recipe: ClassifyRecipe, objects: Mapping[str, Any]) -> Students:
     """
     check_control(recipe)
     task = Classify(recipe, objects, device(recipe.train))
-    for which in (*recipe.teachers, *recipe.all_assistants, "student"):
+    networks = recipe.all_assistants if task.recorded else {**recipe.teachers, **recipe.all_assistants}
+    for which in (*networks, "student"):
         _check_takes_images(task, which)
     every_stage(task)
     return Students(task)
@@ -263,6 +246,13 @@ def _notes(teacher: Teacher, task: Classify) -> list[str]:
     notes = []
     if teacher.gives_probabilities:
         notes.append("The teacher returns probabilities: their logarithms were taken as logits.")
+    if task.recorded is not None:
+        notes.append(
+            f"The teacher's answers come from {task.recorded.name}; its row is their score on "
+            f"{recorded_scores(task, task.recorded)[1]:,} labelled training images, for it has none to test images."
+        )
+        if task.recipe.teacher.approximate:
+            notes.append("The students see random views of the images, the answers are about the images as they are.")
     for which in ("teacher", "student"):
         if isinstance(task.objects.get(which), nn.Module):
             notes.append(f"The {which} was given as a module: every seed starts from its weights.")
@@ -320,7 +310,11 @@ def _facts(task: Classify, folder: RunFolder, teacher: Teacher, only_teacher: bo
     def cost(module: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
         return measure(module, task.example(preprocess, 1))
 
-    facts = {"teacher": {"role": "teacher", **cost(teacher.model, teacher.preprocess or Preprocess())}}
+    if isinstance(teacher, RecordedTeacher):
+        unknown = dict.fromkeys(("parameters", "macs", "latency_ms", "size_bytes"))
+        facts: dict[str, dict[str, Any]] = {"teacher": {"role": "teacher", **unknown}}
+    else:
+        facts = {"teacher": {"role": "teacher", **cost(teacher.model, teacher.preprocess or Preprocess())}}
     if len(task.recipe.teachers) > 1:
         assert isinstance(teacher.model, Ensemble)
         for name, module, asked in zip(task.recipe.teachers, teacher.model.members, teacher.model.asked, strict=True):
@@ -344,7 +338,9 @@ def _given_scores(task: Classify, folder: RunFolder, teacher: Teacher) -> dict[s
     """Test scores of what was not trained here, and of several teachers together."""
     recipe = task.recipe
     given = {}
-    if len(recipe.teachers) > 1 or not recipe.teacher.is_trained:
+    if isinstance(teacher, RecordedTeacher):
+        given["teacher"] = recorded_scores(task, teacher)[0]
+    elif len(recipe.teachers) > 1 or not recipe.teacher.is_trained:
         given["teacher"] = teacher_scores(task, teacher)
     if len(recipe.teachers) > 1:
         assert isinstance(teacher.model, Ensemble)

@@ -7,6 +7,7 @@ from torch import nn
 from understudy.data import Feed, Preprocess
 from understudy.distill import Distiller, Learner, Mutual, Objective, Teacher
 from understudy.distill.pretraining import Pretraining
+from understudy.distill.recorded import RecordedTeacher
 from understudy.errors import UserError
 from understudy.recipe.schema import Method, Train
 from understudy.tasks.classify.objectives import labels, objectives
@@ -42,8 +43,7 @@ def every_stage(task: Classify) -> list[tuple[Stage, int]]:
         for name, section in recipe.teachers.items()
         if section.is_trained
     ]
-    modules = {name: task.build(name, seed) for name in recipe.teachers}
-    teachers = {"teacher": task.as_teacher(task.ensemble(modules) if len(modules) > 1 else modules["teacher"])}
+    teachers = {"teacher": task.recorded or _untrained(task, seed)}
     task.start_students_from(teachers["teacher"])
     for name, section in recipe.all_assistants.items():
         above = next(reversed(teachers.values()))
@@ -57,6 +57,11 @@ def every_stage(task: Classify) -> list[tuple[Stage, int]]:
         for name in _of_generation(task, generation):
             teachers[name] = task.as_teacher(task.build("student", seed), "student")
     return stages
+
+
+def _untrained(task: Classify, seed: int) -> Teacher:
+    modules = {name: task.build(name, seed) for name in task.recipe.teachers}
+    return task.as_teacher(task.ensemble(modules) if len(modules) > 1 else modules["teacher"])
 
 
 def teacher_stage(task: Classify, which: str, seed: int) -> Stage:
@@ -214,12 +219,23 @@ def _learner(
     task: Classify, module: nn.Module, wanted: list[Objective], teacher: Teacher | None, preprocess: Preprocess
 ) -> Distiller:
     example = task.example(preprocess)
+    if isinstance(teacher, RecordedTeacher):
+        _refuse_network_losses(wanted, teacher)
     learner = Distiller(student=module, teacher=teacher, objectives=wanted, example=example).to(task.device)
     if learner.needs_input_gradients and teacher is not None and teacher.preprocess not in (None, preprocess):
         raise UserError(
             "a loss compares gradients with respect to the input: give teacher and student the same size, mean and std"
         )
     return learner
+
+
+def _refuse_network_losses(wanted: list[Objective], teacher: RecordedTeacher) -> None:
+    for objective in wanted:
+        if objective.needs_input_gradients or {"teacher_model", "teacher_head"} & set(objective.needs):
+            raise UserError(
+                f"holds answers alone, '{objective.name}' runs the teacher itself: take a method that compares logits",
+                where=teacher.name,
+            )
 
 
 def _objectives(

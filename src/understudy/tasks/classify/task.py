@@ -1,8 +1,8 @@
 """Image classification: the models, data, steps and scores of a recipe."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from understudy import randomness
 from understudy.data import Feed, Preprocess, Splits, load_source, split
 from understudy.distill import Ensemble, Member, Teacher
-from understudy.distill.cache import AnswerCache, Kept, identity_of
+from understudy.distill.recorded import RecordedTeacher
 from understudy.distill.rehead import Reheaded
 from understudy.errors import UserError
 from understudy.evaluate import Ask, asking_each, score
 from understudy.models import Card, build
 from understudy.models.start import start_from
-from understudy.recipe.schema import ClassifyRecipe, Method, Model, Student, Train
+from understudy.recipe.schema import ANSWERING, ClassifyRecipe, Method, Model, Student, Train
+from understudy.tasks.classify.answers import recorded_teacher
 from understudy.tasks.classify.variants import changed, distilled_arms, student_arms
 from understudy.train import processes
 from understudy.train.arm import Arm
@@ -25,9 +26,6 @@ from understudy.train.stage import Scores
 
 METRIC = "accuracy"
 _VALUES_AT_ONCE = 1_000_000
-
-# Where a loss compares the models when the recipe does not say.
-_DEFAULT_TAPS = {"logits": None, "features": "auto", "last": "last", "embedding": "embedding"}
 
 
 class Classify:
@@ -130,7 +128,7 @@ class Classify:
 
     def card(self, which: str, module: nn.Module, *, fingerprint: str = "", text: str = "") -> Card:
         """What a model is saved with."""
-        not_kept = {"train", "share", "copies", "init", "new_head", "trainable"}
+        not_kept = {"train", "share", "copies", "init", "new_head", "trainable", *ANSWERING}
         described = self.section(which).model_dump(mode="json", exclude=not_kept)
         return Card(
             model=module.described(described) if isinstance(module, Reheaded) else described,
@@ -161,23 +159,14 @@ class Classify:
         preprocess = self.preprocess(which, module)
         return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self.columns(module))
 
-    def remember(self, teacher: Teacher, root: Path) -> None:
-        """Let a teacher's answers be kept on disk, as the recipe says.
+    @cached_property
+    def recorded(self) -> RecordedTeacher | None:
+        """The teacher where the recipe names a table of answers.
 
-        Args:
-            teacher: asked by the training loop.
-            root: below which they are kept.
+        Raises:
+            UserError: the table is not right, or random views of the images are shown and that was not agreed to.
         """
-        cache = self.recipe.cache
-        if (
-            teacher.cache is not None
-            or cache.when == "off"
-            or (cache.when == "auto" and not self.feed("students", 0).has_few_views)
-        ):
-            return
-        kept = Kept(cache.precision, cache.top, features=cache.when == "on")
-        identity = identity_of(teacher, precision=self.recipe.train.precision)
-        teacher.cache = AnswerCache(Path(cache.path) if cache.path else root, identity, len(self.source.train), kept)
+        return recorded_teacher(self) if self.recipe.teacher.is_recorded else None
 
     def ensemble(self, modules: Mapping[str, nn.Module]) -> Ensemble:
         """Several teachers as one, each asked in its own way.

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.distill import Teacher
+from understudy.distill.recorded import RecordedTeacher
 from understudy.evaluate import asking
 from understudy.models import load, read_card, save
 from understudy.models.store import save_ensemble
-from understudy.recipe.schema import ClassifyRecipe
+from understudy.recipe.schema import ANSWERING, ClassifyRecipe
 from understudy.run.measure import parameter_count
+from understudy.tasks.classify.answers import freeze, recorded_scores
 from understudy.tasks.classify.stages import assistant_stage, teacher_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train import processes
@@ -30,7 +32,7 @@ def fingerprint(recipe: ClassifyRecipe, which: str, seed: int) -> str:
     settings = recipe.train_of(section).model_dump(mode="json", exclude={"checkpoint_seconds", "workers"})
     parts = {
         "data": recipe.data.model_dump(mode="json", exclude={"transfer", "without", "second_view"}),
-        "model": section.model_dump(mode="json", exclude={"share", "copies"}),
+        "model": section.model_dump(mode="json", exclude={"share", "copies", *ANSWERING}),
         "name": which,
         "train": settings,
         "seed": seed,
@@ -44,8 +46,20 @@ def fingerprint(recipe: ClassifyRecipe, which: str, seed: int) -> str:
 def ready_teacher(task: Classify, folder: RunFolder, seed: int, display: Display, stop: StopRequest) -> Teacher:
     """Train the teacher, or find it where an earlier run of the same recipe left it, or load the one given.
 
-    Several teachers become an ensemble, saved as such.
+    Several teachers become an ensemble, saved as such. It is built for answering.
     """
+    if task.recorded is not None:
+        return task.recorded
+    return _frozen(task, _unfrozen(task, folder, seed, display, stop), "teacher", display)
+
+
+def _frozen(task: Classify, teacher: Teacher, which: str, display: Display) -> Teacher:
+    for line in freeze(task, teacher, which):
+        display.line(line)
+    return teacher
+
+
+def _unfrozen(task: Classify, folder: RunFolder, seed: int, display: Display, stop: StopRequest) -> Teacher:
     modules = {name: _ready(task, folder, name, seed, display, stop) for name in task.recipe.teachers}
     home = folder.path / "teacher"
     if len(modules) > 1:
@@ -87,7 +101,7 @@ def ready_assistants(
             if processes.is_first():
                 save(module, _saved(folder, name, seed), task.card(name, module, text=text))
             folder.finish_stage(name)
-        ready[name] = task.as_teacher(_load(task, folder, name, seed), name)
+        ready[name] = _frozen(task, task.as_teacher(_load(task, folder, name, seed), name), name, display)
     return ready
 
 
@@ -121,6 +135,15 @@ def _load(task: Classify, folder: RunFolder, which: str, seed: int) -> nn.Module
     return load(_saved(folder, which, seed), given=task.objects.get(which)).to(task.device)
 
 
+def needs_training(task: Classify) -> bool:
+    """Whether a teacher has to be trained that no earlier run of the recipe has trained."""
+    recipe = task.recipe
+    return any(
+        section.is_trained and _find_teacher(recipe, name, fingerprint(recipe, name, recipe.seed), recipe.seed) is None
+        for name, section in recipe.teachers.items()
+    )
+
+
 def _take_teacher(recipe: ClassifyRecipe, which: str, mark: str, seed: int, folder: RunFolder) -> str | None:
     """Copy what an earlier run has, and say where it was."""
     earlier = _find_teacher(recipe, which, mark, seed)
@@ -146,6 +169,10 @@ def _find_teacher(recipe: ClassifyRecipe, which: str, mark: str, seed: int) -> P
 
 def gate(task: Classify, teacher: Teacher, display: Display) -> None:
     """Say how good the teacher is before anyone learns from it, and what is odd about it."""
+    if isinstance(teacher, RecordedTeacher):
+        scores, count = recorded_scores(task, teacher)
+        display.line(f"teacher: answers of {teacher.name}, {scores['accuracy']:.4f} accuracy on {count:,} of training")
+        return
     where = "validation" if task.splits.validation is not None else "test"
     accuracy = teacher_scores(task, teacher, where)["accuracy"]
     several = f" of {len(task.recipe.teachers)} together" if len(task.recipe.teachers) > 1 else ""
