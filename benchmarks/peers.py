@@ -51,8 +51,7 @@ def torchdistill(student: nn.Module, teacher: nn.Module, inputs: Tensor, labels:
     loss = {"key": "KDLoss", "kwargs": {**of_logits, "temperature": 4.0, "alpha": 0.1}}
     config = {
         "num_epochs": 1,
-        "teacher": {"requires_grad": False, "forward_hook": {"input": [], "output": ["."]}},
-        "student": {"forward_hook": {"input": [], "output": ["."]}},
+        "teacher": {"requires_grad": False},
         "optimizer": {"key": "SGD", "kwargs": dict(SGD)},
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}}},
     }
