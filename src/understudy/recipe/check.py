@@ -17,7 +17,7 @@ from understudy.recipe.schema import ClassifyRecipe, Data, Method, Model, Object
 from understudy.recipe.signature import Option, in_words, options, shown, wrong_type
 
 # What `path` must be for the sources that have one; a data set of the hub may also be a name.
-_PATHS = dict.fromkeys(("folder", "cifar10", "cifar100", "flowers", "cars", "inaturalist"), "folder")
+_PATHS: dict[str, str] = dict.fromkeys(("folder", "cifar10", "cifar100", "flowers", "cars", "inaturalist"), "folder")
 _PATHS |= {"csv": "file", "mnist": "file or folder", "fashion-mnist": "file or folder"}
 
 
