@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from understudy.distill.schedule import Schedule
 from understudy.errors import UserError, did_you_mean
 from understudy.keras import losses
-from understudy.keras.schedule import Schedule
 from understudy.losses.table import LOSSES
 from understudy.recipe.schema import Method, Weight, WeightSchedule
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import keras
 
+from understudy.distill.schedule import Schedule
 from understudy.errors import UserError
 from understudy.keras.adapters import Adapter
 from understudy.keras.losses.base import Loss
 from understudy.keras.losses.functional import ShapeMismatch
 from understudy.keras.losses.kd import KerasLoss
 from understudy.keras.operations import ops
-from understudy.keras.schedule import Schedule
 
 Tensor = Any
 Taps = str | Sequence[str] | None
