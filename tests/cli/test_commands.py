@@ -45,6 +45,14 @@ def last_line(ended: Ended) -> str:
 # Light commands
 
 
+def processor_seconds(code: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 @pytest.mark.parametrize("words", ["--help", "check digits-quickstart", *(f"{command} --help" for command in COMMANDS)])
 def test_help_and_check_are_quick_and_import_no_torch(words):
     code = (
@@ -53,14 +61,10 @@ def test_help_and_check_are_quick_and_import_no_torch(words):
         "heavy = {'torch', 'torchvision', 'sklearn', 'timm', 'altair', 'scipy', 'numpy', 'PIL'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else code)"
     )
-    seconds = []
-    while len(seconds) < 3 and not (seconds and min(seconds) < 0.5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+    # Half a second where the libraries that they stand on take a fifth; on a slower or busier machine in proportion.
+    libraries = min(processor_seconds("import pydantic, yaml, typer, rich.console") for _ in range(3))
+    limit = 0.5 * max(1.0, libraries / 0.2)
+    assert any(processor_seconds(code) < limit for _ in range(3))
 
 
 def test_help_names_every_command(call):

@@ -37,10 +37,10 @@ class Forgetful(Wrong):
 
 
 class Jumping(Wrong):
-    """Adds something as soon as a weight is not 0."""
+    """Adds something as soon as a weight is below 1."""
 
-    def __init__(self, *, weight: float = 0.0):
-        super().__init__(lambda student, teacher: mse(student, teacher.detach()) + bool(self.weight))
+    def __init__(self, *, weight: float = 1.0):
+        super().__init__(lambda student, teacher: mse(student, teacher.detach()) + (self.weight < 1))
         self.weight = weight
 
 
