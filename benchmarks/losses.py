@@ -216,7 +216,7 @@ def of_layers(call: Callable[[], Tensor]) -> float:
     runs: list[tuple[nn.Module, tuple[Tensor, ...], bool]] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if any(True for _ in module.parameters(recurse=False)):
+        if any(True for _ in module.parameters(recurse=False)) and all(isinstance(each, Tensor) for each in inputs):
             runs.append((module, tuple(inputs), output.requires_grad))
 
     hook = nn.modules.module.register_module_forward_hook(note)
