@@ -1,8 +1,7 @@
 """Student and teacher as one module that ultralytics' trainer can train: a detector with distillation losses."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from understudy.distill import Objective, Signals, tapped
 from understudy.distill.adapters import MapAdapter
-from understudy.distill.taps import StopForward
+from understudy.distill.taps import StopForward, evaluating
 from understudy.errors import UserError
 from understudy.tasks.detect.catalogue import LOGITS
 from understudy.tasks.detect.guest import DistillationModel
@@ -165,7 +164,7 @@ class DistilledModel(DistillationModel):
         channels = int(cast(Any, self.student_model).yaml.get("channels", 3))
         device = next(self.student_model.parameters()).device
         images = torch.rand(2, channels, size, size, device=device)
-        with _evaluating(self.student_model), tapped(self.student_model, self.taps) as features:
+        with evaluating(self.student_model), tapped(self.student_model, self.taps) as features:
             preds = self.student_model(images)
         try:
             answers, there = self._ask(images)
@@ -216,16 +215,6 @@ def _first_rows(preds: Any, count: int, of: int) -> Any:
     if isinstance(preds, (tuple, list)):
         return type(preds)(_first_rows(value, count, of) for value in preds)
     return preds
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def check_distillation(student: Any, teacher: Any, method: Method, *, classes: int) -> None:
