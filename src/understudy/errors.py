@@ -1,6 +1,9 @@
 """The two ways a command can end badly without being a bug of ours."""
 
 
+CHECKPOINTED = "a checkpoint was written: continue with `understudy resume FOLDER`"
+
+
 class UserError(Exception):
     """What a person gave is wrong: says what, where, and what to do. The command line prints it, exit 2.
 
@@ -25,11 +28,7 @@ class Interrupted(Exception):
         kept: what was kept, and how to go on.
     """
 
-    def __init__(
-        self,
-        signal: int,
-        kept: str = "a checkpoint was written: continue with `understudy resume FOLDER`",
-    ) -> None:
+    def __init__(self, signal: int, kept: str = CHECKPOINTED) -> None:
         super().__init__(f"stopped by signal {signal}; {kept}")
         self.signal = signal
 

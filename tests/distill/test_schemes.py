@@ -15,6 +15,7 @@ from understudy.data import Preprocess
 from understudy.distill import Ensemble, Learner, Member, Mutual, Share, tapped
 from understudy.distill.learner import gradient_norms
 from understudy.distill.pretraining import Pretraining
+from understudy.errors import UserError
 from understudy.models.start import start_from
 
 
@@ -191,6 +192,21 @@ def test_what_simkd_exports_is_projector_and_teachers_layer_on_the_students_map(
     names = tuple("abcde")
     save(exported, tmp_path, Card(exported.described(described), names, (1, 4, 4), Preprocess()))
     assert torch.equal(load(tmp_path)(images), exported(images))
+
+
+def test_simkd_is_refused_where_the_teachers_layer_does_not_take_the_average_of_its_map():
+    from understudy.models.vit import vit
+
+    images, _ = batch()
+    teacher = vit(classes=5, shape=(1, 4, 4), patch=2, width=8, depth=1, heads=1)
+    how = {"student_tap": "last", "teacher_tap": "blocks.0"}
+    with pytest.raises(UserError, match=r"does not classify the average of its map at 'blocks\.0'"):
+        us.Distiller(
+            student=cnn(2, 4),
+            teacher=teacher,
+            objectives=[us.Objective(us.losses.SimKD(), **how)],
+            example=images,
+        )
 
 
 # Gradient shares

@@ -15,7 +15,7 @@ from understudy.distill.heads import ask_heads
 from understudy.distill.learner import Learner, Losses
 from understudy.distill.match import match
 from understudy.distill.objective import Objective, Signals
-from understudy.distill.rehead import Reheaded
+from understudy.distill.rehead import Reheaded, classifies_average
 from understudy.distill.schedule import Share
 from understudy.distill.taps import evaluating, find, head, tapped
 from understudy.distill.teacher import Answer, Teacher, are_probabilities
@@ -68,8 +68,7 @@ class Distiller(Learner):
         self._resolve_taps(example)
         self.student_taps = _union(objective.student_paths for objective in self.objective_list())
         self.teacher_taps = _union(objective.teacher_paths for objective in self.objective_list())
-        self._probe(example)
-        self._reheaded = self._rehead()
+        self._reheaded = self._rehead(self._probe(example))
         self._optimizer_checked = False
 
     def objective_list(self) -> list[Objective]:
@@ -89,11 +88,17 @@ class Distiller(Learner):
         """The student; where an objective trains another head for it (SimKD), the student with that head."""
         return self._reheaded[0] if self._reheaded else self.student
 
-    def _rehead(self) -> tuple[Reheaded, ...]:
+    def _rehead(self, example: Signals) -> tuple[Reheaded, ...]:
         """The student with the head that an objective gives it; in a tuple, to be nobody's submodule twice."""
         for objective in self.objective_list():
             if isinstance(objective.loss, SimKD) and self.teacher is not None:
                 layer = head(self.teacher.model)[1]
+                tap = objective.teacher_paths[0]
+                if not classifies_average(layer, example.teacher_features[tap], example.teacher):
+                    raise UserError(
+                        f"'{objective.name}' gives the student the teacher's last layer, but this teacher's does not "
+                        f"classify the average of its map at '{tap}', as convolutional networks do"
+                    )
                 return (Reheaded(self.student, objective.student_paths[0], objective.loss, layer),)
         return ()
 
@@ -144,12 +149,13 @@ class Distiller(Learner):
         if objective.teacher_tap in ("auto", "last"):
             objective.teacher_paths = teachers[first:]
 
-    def _probe(self, example: Tensor) -> None:
+    def _probe(self, example: Tensor) -> Signals:
         """One forward of each model: what does not fit is found, what depends on shapes is made."""
         with evaluating(self.student):
             signals = self._example_signals(example)
             for objective in self.objective_list():
                 objective.fit_to(signals)
+        return signals
 
     def _example_signals(self, example: Tensor) -> Signals:
         graph = self.needs_input_gradients

@@ -53,6 +53,22 @@ class Reheaded(nn.Module):
         return {"name": "reheaded", "student": student, "tap": self.tap, "map": shape, "factor": self.factor}
 
 
+def classifies_average(layer: nn.Module, features: Tensor, logits: Tensor | None) -> bool:
+    """Whether a model's last layer takes the average of a map of its own, so that it can take another's.
+
+    Args:
+        layer: the model's last linear layer.
+        features: what the model has at the tap for some images.
+        logits: what it answers to these.
+    """
+    if features.ndim != 4 or logits is None:
+        return False
+    with torch.no_grad():
+        again = layer(features.mean(dim=(2, 3)))
+    # Up to a constant: a model that returns probabilities has had its logits taken back.
+    return again.shape == logits.shape and torch.allclose(again.log_softmax(1), logits.log_softmax(1), 1e-3, 1e-3)
+
+
 def reheaded(
     *,
     classes: int,

@@ -80,4 +80,4 @@ def _similarities(features: Tensor, eps: float) -> Tensor:
 def _divergence(student: Tensor, teacher: Tensor, eps: float) -> Tensor:
     of_student = student / student.sum(dim=1, keepdim=True)
     of_teacher = teacher / teacher.sum(dim=1, keepdim=True)
-    return weighted_sum(of_teacher, ((of_teacher + eps) / (of_student + eps)).log()) / student.numel()
+    return weighted_sum(of_teacher, (of_teacher + eps).log() - (of_student + eps).log()) / student.numel()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from understudy.errors import Interrupted
+from understudy.errors import CHECKPOINTED, Interrupted
 from understudy.train import processes
 
 _caught: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -30,15 +30,18 @@ class StopRequest:
         self._agreed = processes.agreed(self.signal or 0) or None
         return self._agreed is not None
 
-    def raise_if_asked(self) -> None:
+    def raise_if_asked(self, kept: str = CHECKPOINTED) -> None:
         """End the run; call after a checkpoint was written.
+
+        Args:
+            kept: what to say was kept, and how to go on.
 
         Raises:
             Interrupted: a signal came; with several processes, one that `is_asked` told all of them about.
         """
         signal = self.signal if processes.count() == 1 else self._agreed
         if signal is not None:
-            raise Interrupted(signal)
+            raise Interrupted(signal, kept)
 
 
 @contextmanager

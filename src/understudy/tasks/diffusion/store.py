@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class Card:
         shape: (C, H, W) of its images.
         classes: their names, where it draws by class.
         guidance: the strength that it was saved at, where it has learnt guidance.
+        learnt: the lowest and highest strength that it has learnt.
         sampler: `ddim`, or `consistency`.
         text: one sentence for the model card.
     """
@@ -45,6 +47,7 @@ class Card:
     shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
     guidance: float | None = None
+    learnt: tuple[float, float] | None = None
     sampler: str = "ddim"
     text: str = field(default="", compare=False)
 
@@ -145,6 +148,7 @@ def read_card(folder: Path) -> Card:
             shape=tuple(about["shape"]),
             classes=tuple(about["classes"]),
             guidance=about["guidance"],
+            learnt=about["learnt"] and (about["learnt"][0], about["learnt"][1]),
             sampler=about["sampler"],
         )
     except (KeyError, TypeError) as error:
@@ -173,7 +177,8 @@ def load_network(
         unfolded: leave the strength of guidance open, for a network that has learnt it.
 
     Raises:
-        UserError: the folder holds none of ours, or one that needs its object again.
+        UserError: the folder holds none of ours, one that needs its object again, or one that has not learnt such a
+            strength.
     """
     folder = Path(folder)
     about, card = _about(folder), read_card(folder)
@@ -189,6 +194,11 @@ def load_network(
         if guidance is not None or (unfolded and card.guidance is not None):
             _unfold(module, folder)
         if guidance is not None:
+            low, high = card.learnt or (0.0, math.inf)
+            if not low <= guidance <= high:
+                raise UserError(
+                    f"this model has learnt guidance of strengths {low:g} to {high:g}, not {guidance:g}", where=folder
+                )
             module, card = at_strength(module, guidance), replace(card, guidance=guidance)
     module.card = card  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return module.eval()

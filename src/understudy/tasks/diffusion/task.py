@@ -137,8 +137,9 @@ class Diffusion:
 
     def card(self, process: Process, steps: int, *, sampler: str = "ddim", guided: bool = False, text: str) -> Card:
         """What a network is saved with."""
-        guidance = self.recipe.guidance.sample if guided and self.recipe.guidance else None
-        return Card(process, steps, self.shape, self.classes, guidance, sampler, text)
+        settings = self.recipe.guidance if guided else None
+        strength, learnt = (settings.sample, settings.weights) if settings else (None, None)
+        return Card(process, steps, self.shape, self.classes, strength, learnt, sampler, text)
 
     # Images
 

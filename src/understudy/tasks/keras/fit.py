@@ -79,7 +79,9 @@ class _Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.steps += 1
         self.meter.advance()
-        self.stop.raise_if_asked()
+        self.stop.raise_if_asked(
+            f"finished models are kept, {self.name} begins anew: continue with `understudy resume FOLDER`"
+        )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         seconds = time.perf_counter() - self.began
