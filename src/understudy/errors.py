@@ -1,6 +1,5 @@
 """The two ways a command can end badly without being a bug of ours."""
 
-
 CHECKPOINTED = "a checkpoint was written: continue with `understudy resume FOLDER`"
 
 

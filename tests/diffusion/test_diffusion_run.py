@@ -264,7 +264,7 @@ def test_guidance_is_learnt_first_and_then_halved(run, tiny_recipe):
     )
     assert one.shape == (2, 8, 8, 1)
     assert not np.array_equal(one, other)
-    with pytest.raises(UserError, match="strengths 0 to 3, not 3.5"):
+    with pytest.raises(UserError, match=r"strengths 0 to 3, not 3\.5"):
         samples.sample_images(samples.choose(student), count=2, classes=["3"], guidance=3.5)
 
 
