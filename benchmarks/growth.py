@@ -66,12 +66,12 @@ def of_samples(count: int, seconds: float, root: Path) -> float:
 def rate(step: Any, group: int, seconds: float) -> float:
     for _ in range(group):
         step()
-    done, began = 0, time.perf_counter()
-    while done < group or time.perf_counter() - began < seconds:
+    done, began = 0, time.process_time()
+    while done < group or time.process_time() - began < seconds:
         for _ in range(group):
             step()
         done += group
-    return done / (time.perf_counter() - began)
+    return done / (time.process_time() - began)
 
 
 def measured(kind: str, value: int, seconds: float) -> dict[str, float]:

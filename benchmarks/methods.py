@@ -12,13 +12,15 @@ from typing import Any
 
 import understudy as us
 from common import describe_machine, record
+from understudy.losses.catalogue.schemes import SCHEMES
 from understudy.losses.table import LOSSES
 
-# What a name alone does not say on this pair of models.
+# What a name alone does not say here, where there is an assistant as well.
 SAID: dict[str, dict[str, Any]] = {
     "ft": {"init": 1},
     "ab": {"init": 1},
     "fsp": {"init": 1},
+    "ban": {"taught_by": "teacher"},
     "annealed": {
         "temperature": 2.0,
         "weight": {"start": 1.0, "end": 0.0, "epochs": 2, "shape": "step"},
@@ -28,26 +30,23 @@ SAID: dict[str, dict[str, Any]] = {
 LEFT_OUT = {
     "vitkd": "compares the tokens of transformers",
 }
-SCHEMES: list[dict[str, Any]] = [
-    {"name": "takd", "loss": "kd", "taught_by": "assistant_1"},
-    {"name": "dml", "loss": "kd", "temperature": 1.0, "labels": 1.0, "weight": 1.0, "peers": 1},
-    {"name": "ban", "loss": "kd", "taught_by": "teacher", "generations": 2},
-]
 
 
 def recipe(names: list[str], seeds: int, epochs: int) -> dict[str, Any]:
     """5,000 MNIST images, a convolutional pair, a short budget."""
-    methods = [{"name": name, "taught_by": "teacher", **SAID.get(name, {})} for name in names if name in LOSSES]
-    methods += [scheme for scheme in SCHEMES if scheme["name"] in names]
+    methods: list[Any] = [
+        {"name": name, "taught_by": "teacher", **SAID.get(name, {})} for name in names if name in LOSSES
+    ]
+    methods += [{"name": name, **SAID.get(name, {})} for name in names if name in SCHEMES]
     return {
         "name": "methods",
         "data": {"name": "mnist", "train": 5_000, "validation": "none"},
-        "teacher": {"name": "cnn", "widths": [16, 32], "train": {"epochs": 4}},
-        "assistants": [{"name": "cnn", "widths": [8, 16]}] if "takd" in names else [],
-        "student": {"name": "cnn", "widths": [4, 8]},
+        "teacher": {"name": "cnn", "widths": [16, 32], "train": {"epochs": 8}},
+        "assistants": [{"name": "cnn", "widths": [12, 24]}] if "takd" in names else [],
+        "student": {"name": "cnn", "widths": [8, 16]},
         "method": methods,
         "train": {
-            "epochs": epochs, "batch_size": 64, "lr": 1e-3, "threads": 1, "clip": 5.0, "evaluate_every": epochs,
+            "epochs": epochs, "batch_size": 64, "lr": 1e-2, "threads": 1, "clip": 5.0, "evaluate_every": epochs,
         },
         "seeds": seeds,
     }  # fmt: skip
@@ -82,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", help="the run folder")
     parser.add_argument("--from", dest="folder", type=Path, help="a finished run")
     arguments = parser.parse_args()
-    everything = [name for name in LOSSES if name not in LEFT_OUT] + [scheme["name"] for scheme in SCHEMES]
+    everything = [name for name in LOSSES if name not in LEFT_OUT] + list(SCHEMES)
     names = arguments.methods.split(",") if arguments.methods else everything
     if arguments.folder:
         results = json.loads((arguments.folder / "results.json").read_text())

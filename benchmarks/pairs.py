@@ -74,15 +74,15 @@ def training(stage: Stage, arms: list[Arm]) -> Iterator[None]:
 
 
 def in_turns(sides: Mapping[str, Callable[[], Any]], *, rounds: int, count: int) -> dict[str, list[float]]:
-    """Seconds a step of each side in each round; the sides take turns, and the first round only warms up."""
+    """Seconds of the processor a step of each side takes in each round; they take turns, the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, step in sides.items():
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(count):
                 step()
             if number:
-                seconds[name].append((time.perf_counter() - began) / count)
+                seconds[name].append((time.process_time() - began) / count)
     return seconds
 
 
