@@ -234,7 +234,8 @@ def _readme(network: nn.Module, card: Card) -> str:
         names = ", ".join(f"{number} {name}" for number, name in enumerate(card.classes[:20]))
         lines.append(f"- classes: {names}{', ...' if len(card.classes) > 20 else ''}")
     if card.guidance is not None:
-        lines.append(f"- guidance of strength {card.guidance:g} is in the weights")
+        learnt = "" if card.learnt is None else f"; it has learnt those of {card.learnt[0]:g} to {card.learnt[1]:g}"
+        lines.append(f"- guidance of strength {card.guidance:g} is in the weights{learnt}")
     reason = why_no_pipeline(network, card.process, card.sampler)
     lines += ["", "```python"]
     if reason is not None:
