@@ -363,6 +363,8 @@ def test_wrong_input_is_one_clear_message():
         Distiller(student=Subclassed(), teacher=dense(16), objectives=kd())
     with pytest.raises(UserError, match=r"returns probabilities: take the softmax out"):
         Distiller(student=dense(4, softmax=True), teacher=dense(16), objectives=kd())
+    with pytest.raises(UserError, match=r"the teacher is a str: give a keras\.Model"):
+        Distiller(student=dense(4), teacher="dense", objectives=kd())
     with pytest.raises(UserError, match=r"'kd' compares with a teacher: give one"):
         Distiller(student=dense(4), objectives=kd())
     with pytest.raises(UserError, match=r"cannot take inputs of shape \(4, 6\): give preprocess="):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import keras
 from keras_helpers import dense, same_weights, vectors
 
 import understudy as us
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
 from understudy.keras import compare, distill
 from understudy.recipe.reader import Source, build_recipe, read_recipe
 
@@ -88,6 +89,23 @@ def test_a_run_that_was_stopped_goes_on_with_what_is_missing(tmp_path):
     result = us.resume(tmp_path / "run", **make, data=(x, y), quiet=True)
     assert result.results["models"]["student_distilled"]["metrics"] == whole
     assert saved.stat().st_mtime_ns == written
+
+
+def test_a_signal_says_what_was_kept_of_a_keras_run(tmp_path):
+    x, y = clusters()
+
+    class Interrupting(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    student = dense(4)
+    fit = student.fit
+    student.fit = lambda *args, callbacks, **how: fit(*args, callbacks=[Interrupting(), *callbacks], **how)
+    with pytest.raises(
+        Interrupted, match=r"stopped by signal 15; finished models are kept, student_alone-0 begins anew"
+    ):
+        distill(teacher=dense(8), student=lambda: student, x=x, y=y, epochs=1, out=tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "stages.json").read_text())["finished"] == ["teacher"]
 
 
 def test_data_sets_are_taken_with_a_test_set(tmp_path):
@@ -193,7 +211,7 @@ from understudy.tasks.keras.recipe import KerasTrain
 assert "keras" not in sys.modules
 with run.machine(KerasTrain(backend="torch")) as facts:
     assert facts["backend"] == "torch"
-from understudy.errors import UserError
+from understudy.errors import Interrupted, UserError
 try:
     with run.machine(KerasTrain(backend="jax")):
         raise SystemExit("another backend was accepted")

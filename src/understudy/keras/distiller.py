@@ -96,6 +96,8 @@ class Distiller(keras.Model):
         super().__init__(name=name)
         if not isinstance(student, keras.Model):
             raise UserError(f"the student is a {type(student).__name__}: give a keras.Model")
+        if not isinstance(teacher, keras.Model | Teacher | None):
+            raise UserError(f"the teacher is a {type(teacher).__name__}: give a keras.Model, or an us.keras.Teacher")
         if isinstance(objectives, str):
             from understudy.keras.methods import objectives_of
 
