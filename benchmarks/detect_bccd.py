@@ -39,7 +39,7 @@ def run(out: Path, arguments: argparse.Namespace) -> None:
     common = [
         f"imgsz={arguments.imgsz}", f"train.device={arguments.device}", f"args.batch={arguments.recover_batch}",
         f"args.nbs={arguments.recover_batch}", "args.lr0=0.001", "args.plots=false", "stages.finetune=null",
-        f"stages.prune.keep=[{','.join(KEPT)}]",
+        f"stages.prune.keep={json.dumps(KEPT)}",
         f"stages.distill.epochs={arguments.recover}", "stages.sensitivity=null", f"seeds={arguments.seeds}",
     ]  # fmt: skip
     base = out / "base" / "weights" / "trained.pt"

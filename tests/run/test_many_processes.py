@@ -12,7 +12,7 @@ import pytest
 import yaml
 from processes import Processes
 
-from understudy.errors import UserError
+from understudy.errors import CHECKPOINTED, UserError
 from understudy.train.folder import read_log
 
 
@@ -126,7 +126,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step_and_resuming_giv
     assert runs.run(recipe, undisturbed, 2) == ["", ""]
     for steps in (2, 4):  # in the teacher's epoch, and in the students' first one
         ends = runs.run(recipe, stopped, 2, signal=steps)
-        assert [end.startswith("Interrupted: stopped by signal 15") for end in ends] == [True] * 2
+        assert ends == [f"Interrupted: stopped by signal 15; {CHECKPOINTED}"] * 2
     assert runs.run(recipe, stopped, 2) == ["", ""]
     ends = [json.loads((folder / "results.json").read_text())["hash"] for folder in (undisturbed, stopped)]
     assert ends[0] == ends[1]
