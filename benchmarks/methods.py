@@ -46,7 +46,8 @@ def recipe(names: list[str], seeds: int, epochs: int) -> dict[str, Any]:
         "student": {"name": "cnn", "widths": [8, 16]},
         "method": methods,
         "train": {
-            "epochs": epochs, "batch_size": 64, "lr": 1e-2, "schedule": "cosine", "threads": 1, "clip": 5.0, "evaluate_every": epochs,
+            "epochs": epochs, "batch_size": 64, "lr": 1e-2, "schedule": "cosine", "threads": 1, "clip": 5.0,
+            "evaluate_every": epochs,
         },
         "seeds": seeds,
     }  # fmt: skip
