@@ -11,7 +11,7 @@ from pathlib import Path
 import understudy as us
 from common import describe_machine, record
 from understudy.compare import mean_interval, verdicts
-from understudy.report.format import interval
+from understudy.report.format import counted, interval
 
 RECIPES = {"mnist-seed-000": ["seeds=5"], "mnist-seed-001": [], "mnist-distil": [], "mnist-ensemble": []}
 # What the first article printed, from one run each: by model and epoch.
@@ -30,7 +30,9 @@ def first_article(results: dict) -> str:
         values = list(at(results, model, epoch).values())
         printed = PRINTED.get((model, epoch))
         shown = f"{printed:.4f}" if printed else "not given"
-        rows.append(f"| {model} | {epoch} | {shown} | {interval(*mean_interval(values))} ({len(values)} seeds) |")
+        rows.append(
+            f"| {model} | {epoch} | {shown} | {interval(*mean_interval(values))} ({counted(len(values), 'seed')}) |"
+        )
     for epoch in ("3", "20"):
         control, distilled = at(results, "student_alone", epoch), at(results, "student_distilled", epoch)
         verdict = verdicts("accuracy", control, {"student_distilled": distilled})["student_distilled"]

@@ -67,3 +67,7 @@ def test_sizes_and_durations_carry_their_unit():
 @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
 def test_what_is_unknown_is_a_dash(write, unknown):
     assert write(unknown) == shown.DASH
+
+
+def test_one_thing_has_no_plural():
+    assert [shown.counted(n, "step") for n in (0, 1, 2, 1024)] == ["0 steps", "1 step", "2 steps", "1,024 steps"]

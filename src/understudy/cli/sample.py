@@ -48,6 +48,7 @@ def sample(
     from rich.console import Console
 
     from understudy.recipe.schema import Machine
+    from understudy.report.format import counted
     from understudy.tasks.diffusion import samples
     from understudy.train.machine import device as device_of
     from understudy.train.progress import Display
@@ -57,7 +58,9 @@ def sample(
         for one in samples.saved(run):
             by_class = f"  {len(one.card.classes)} classes" if one.card.classes else ""
             console.print(
-                f"{one.name:24} {one.card.steps:5} steps{by_class}  {one.folder}", highlight=False, soft_wrap=True
+                f"{one.name:24} {counted(one.card.steps, 'step'):>11}{by_class}  {one.folder}",
+                highlight=False,
+                soft_wrap=True,
             )
         return
     words = [word.strip() for word in classes.split(",") if word.strip()] if classes else None

@@ -90,6 +90,19 @@ def count(n: float | None) -> str:
     return _scaled(n, ("", " k", " M", " G", " T"))
 
 
+def counted(n: int, noun: str) -> str:
+    """A whole number of things: `1 step`, `1,024 steps`.
+
+    Args:
+        n: the number.
+        noun: of one of them.
+
+    Returns:
+        The text.
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def bytes(n: float | None) -> str:
     """A size in decimal units to three digits: `1.09 MB`.
 

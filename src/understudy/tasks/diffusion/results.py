@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from understudy.compare import Verdict, mean_interval, untested, verdicts
+from understudy.report.format import counted
 from understudy.report.looks import CONFIG, SERIES
 from understudy.tasks.diffusion.contest import Contender, Row
 from understudy.tasks.diffusion.recipe import DiffusionRecipe
@@ -102,13 +103,13 @@ def _verdicts(recipe: DiffusionRecipe, metric: str, models: Mapping[str, Any]) -
     found = verdicts(metric, of[control], {name: of[name] for name in students}, better="lower")
     last = {name: about["metrics"][metric]["last"] for name, about in models.items()}
     full = next(name for name, about in models.items() if about["role"] == "teacher")
-    few = f"the teacher with {steps} DDIM steps"
+    few = f"the teacher with {counted(steps, 'DDIM step')}"
     beside = f"{few} {last[control]:.3g}, with {models[full]['steps']} {last[full]:.3g}"
     return {
         name: replace(
             verdict,
             text=f"{verdict.text.replace('the student alone', few).removesuffix('.')}; "
-            f"the student with {steps} steps has {metric} {last[name]:.3g}, {beside}.",
+            f"the student with {counted(steps, 'step')} has {metric} {last[name]:.3g}, {beside}.",
         )
         for name, verdict in found.items()
     }

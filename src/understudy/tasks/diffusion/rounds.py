@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.models.store import write_tensors
+from understudy.report.format import counted
 from understudy.tasks.diffusion import stages
 from understudy.tasks.diffusion.contest import Contender
 from understudy.tasks.diffusion.draw import balanced, draw, forwards
@@ -64,7 +65,7 @@ class Rounds:
     def _samples(self, labels: Tensor | None) -> Tensor:
         teacher = self.task.teacher(self.recipe.seed)
         count, steps = self.recipe.data.images, self.recipe.steps[0]
-        self.display.line(f"data: {count:,} samples of the teacher in {steps} steps")
+        self.display.line(f"data: {count:,} samples of the teacher in {counted(steps, 'step')}")
         meter = self.display.begin("data", forwards(count, steps), 0)
 
         def advance() -> None:
@@ -173,7 +174,9 @@ class Rounds:
                 self.task, seed, method, model, process, before=before, steps=steps, guided=guided
             )
             sampler: Sampler = "consistency" if method.name == "consistency" else "ddim"
-            text = f"Distilled from {before} steps to {steps} by {method.name} distillation in the run {recipe.name}."
+            text = (
+                f"Distilled from {before:,} steps to {steps:,} by {method.name} distillation in the run {recipe.name}."
+            )
             model = self.finished(stage, process, steps, text, guided=guided, sampler=sampler)
             arm = stage.arms[0].name
             taken = [number for number in recipe.compared_steps if number <= 4] if sampler == "consistency" else [steps]

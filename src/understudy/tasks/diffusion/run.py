@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from understudy.errors import UserError
+from understudy.report.format import counted
 from understudy.run.measure import multiply_adds, parameter_count, seconds_a_step, size_on_disk
 from understudy.tasks.diffusion import contest, stages
 from understudy.tasks.diffusion.contest import Contender
@@ -110,7 +111,8 @@ def draw_pictures(contenders: list[Contender], task: Diffusion, folder: Path, se
         path = [noise, *trajectory(one.model, noise, one.steps, y, process=one.process)]
         paths.append((one.name, moments(path, _MOMENTS).cpu()))
     labelled_rows(paths).save(folder / "path.png")
-    text = f"One noise followed through {contenders[0].steps} steps of the teacher and {student.steps} of the student."
+    taken = f"{counted(contenders[0].steps, 'step')} of the teacher and {student.steps} of the student"
+    text = f"One noise followed through {taken}."
     return [*shown, {"title": "One image on its way", "text": text, "image": "path.png"}]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import UserError, did_you_mean
+from understudy.report.format import counted
 from understudy.tasks.diffusion.draw import balanced, draw, forwards
 from understudy.tasks.diffusion.quality import pixels
 from understudy.tasks.diffusion.steps import SAMPLERS, Sampler
@@ -86,13 +87,13 @@ def choose(run: Path, *, steps: int | None = None, name: str | None = None, seed
     if not match:
         numbers = ", ".join(str(number) for number in sorted({one.card.steps for one in known}, reverse=True))
         raise UserError(
-            f"has no model of {steps} steps (it has {numbers}); for another number of steps of one of them name it "
-            "with --model, see --list",
+            f"has no model of {counted(wanted, 'step')} (it has {numbers}); for another number of steps of one of them "
+            "name it with --model, see --list",
             where=run,
         )
     if len(match) > 1:
         names = ", ".join(one.name for one in match)
-        raise UserError(f"has several models of {wanted} steps ({names}): name one with --model", where=run)
+        raise UserError(f"has several models of {counted(wanted, 'step')} ({names}): name one with --model", where=run)
     return match[0]
 
 
