@@ -1,5 +1,5 @@
 from .arrays import from_object as from_object
-from .feed import Batch as Batch
+from .batch import Batch as Batch
 from .feed import Feed as Feed
 from .feed import in_order as in_order
 from .prepare import Preprocess as Preprocess

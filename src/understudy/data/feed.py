@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,76 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from understudy import randomness
 from understudy.data.augment import Normal, augment
+from understudy.data.batch import Batch, labelled_of
 from understudy.data.mix import Mix, mix_images, mix_labels, plan
 from understudy.data.repeated import epoch_length, repeat
 from understudy.data.source import UNLABELLED
 from understudy.data.split import Subset
 from understudy.errors import UserError
 from understudy.recipe.schema import Augment
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees, the same for every arm.
-
-    Args:
-        images: (N, C, H, W) pixels after augmentation, before any model's own preprocessing.
-        labels: (N,) class numbers, -1 where unlabelled; or (N, K) probabilities after mixup and cutmix.
-        sample_ids: (N,) numbers of the samples in their source.
-        labelled: (M,) positions of the samples with a label; None when all have one.
-        second: (N, C, H, W) another view of the same samples, where the recipe asks for one.
-        view: names the view that all these samples are seen in: equal names and ids mean equal pixels. It begins with
-            `pass-` where no later pass shows them so again, and is empty where a sample is seen in several.
-        second_view: the same of `second`.
-        share: the part of the step's whole batch that these are; below 1 where several processes or micro-batches
-            share it.
-        labelled_share: the part of the whole batch's labelled samples.
-    """
-
-    images: Tensor
-    labels: Tensor
-    sample_ids: Tensor
-    labelled: Tensor | None
-    second: Tensor | None = None
-    view: str = ""
-    second_view: str = ""
-    share: float = 1.0
-    labelled_share: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
-        if device.type == "cpu":
-            return self
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
-
-    def at(self, rows: Tensor) -> "Batch":
-        """The samples at these positions."""
-        labels = self.labels[rows]
-        labelled = None if self.labelled is None else _labelled(labels)
-        second = None if self.second is None else self.second[rows]
-        share, labelled_share = self.share * len(rows) / len(self), self.labelled_share * len(rows) / len(self)
-        if self.labelled is not None and len(self.labelled):
-            known = len(rows) if labelled is None else len(labelled)
-            labelled_share = self.labelled_share * known / len(self.labelled)
-        return replace(
-            self,
-            images=self.images[rows],
-            labels=labels,
-            sample_ids=self.sample_ids[rows],
-            labelled=labelled,
-            second=second,
-            share=share,
-            labelled_share=labelled_share,
-        )
-
-
-def _labelled(labels: Tensor) -> Tensor | None:
-    has_label = labels.sum(1) > 0 if labels.ndim == 2 else labels != UNLABELLED
-    return None if has_label.all() else has_label.nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -167,7 +104,7 @@ class Feed(Dataset[Batch]):
             own_labels = mix_labels(own_labels, torch.from_numpy(labels[partner[own]]), mix, self.classes)
             if not mix.is_none:  # who is mixed with whom is a matter of the pass and the size of its batches
                 view = self._name(number, varies=True, once=True, suffix=f"-mixed-{self.batch_size}")
-        labelled = None if self.all_labelled else _labelled(own_labels)
+        labelled = None if self.all_labelled else labelled_of(own_labels)
         known = (labels != UNLABELLED) & (labels[partner] != UNLABELLED)
         labelled_share = known[own].sum() / known.sum() if share and known.any() else share
         return Batch(
@@ -208,7 +145,7 @@ class Feed(Dataset[Batch]):
         seconds = [None] * len(parts[0]) if second is None else second.split(self.batch_size)
         names = self.view(number), self._second_name(number)
         return [
-            Batch(images, labels, ids, None if self.all_labelled else _labelled(labels), second, *names)
+            Batch(images, labels, ids, None if self.all_labelled else labelled_of(labels), second, *names)
             for images, labels, ids, second in zip(*parts, seconds, strict=True)
         ]
 
