@@ -157,9 +157,7 @@ def test_convolutions_and_transformers_meet_by_a_methods_name_alone(pair, name):
         return us.Distiller(student=student, teacher=teacher, objectives=described, example=images)
 
     if name in REFUSED[pair]:
-        with pytest.raises(
-            us.UserError, match=r"cannot compare what is tapped|the average of its map"
-        ):
+        with pytest.raises(us.UserError, match=r"cannot compare what is tapped|the average of its map"):
             made()
         return
     distiller = made()
