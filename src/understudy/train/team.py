@@ -1,8 +1,8 @@
 """Arms of one kind trained as one: their weights are the rows of one tensor, and a step of all is one function.
 
 The seeds of a comparison differ in their weights and in what they see, not in what is computed. So their forward is
-mapped over the rows, and one backward of the sum gives each row its own gradient: small students cost hardly more
-together than one of them alone. The function can be compiled, for one arm or for several.
+mapped over the rows, and one backward of the sum gives each row its own gradient: small students cost less together
+than one after the other (benchmarks/RESULTS.md). The function can be compiled, for one arm or for several.
 """
 
 import os
