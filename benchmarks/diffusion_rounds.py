@@ -1,6 +1,6 @@
 """Diffusion recipes: students of few steps beside their teacher, as a table.
 
-python benchmarks/diffusion_rounds.py diffusion-digits                  # runs the recipe: about five minutes a seed
+python benchmarks/diffusion_rounds.py diffusion-digits                  # runs the recipe: about nine minutes a seed
 UNDERSTUDY_DATA=... python benchmarks/diffusion_rounds.py diffusion-mnist
 python benchmarks/diffusion_rounds.py --from runs/diffusion-digits/1    # reads a finished run
 """

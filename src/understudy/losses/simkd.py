@@ -17,7 +17,8 @@ class SimKD(nn.Module):
 
     Reference: Chen, Mei, Zhang, Wang, Feng, Chen, "Knowledge Distillation with the Reused Teacher Classifier",
     CVPR 2022 (https://arxiv.org/abs/2203.14001), equation 3; code https://github.com/DefangChen/SimKD. The teacher's
-    map is the one after its last ReLU, before averaging.
+    map is the one after its last ReLU, before averaging; a teacher whose last layer does not take that average (a
+    transformer's does not) is refused.
 
     Args:
         factor: how many times narrower than the teacher's map the projector is inside.
