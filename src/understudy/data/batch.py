@@ -7,6 +7,9 @@ from torch import Tensor
 
 from understudy.data.source import UNLABELLED
 
+# How the name of a view begins that no later pass shows again, so that only a later run of the same seed sees it.
+ONCE = "pass-"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -19,7 +22,7 @@ class Batch:
         labelled: (M,) positions of the samples with a label; None when all have one.
         second: (N, C, H, W) another view of the same samples, where the recipe asks for one.
         view: names the view that all these samples are seen in: equal names and ids mean equal pixels. It begins with
-            `pass-` where no later pass shows them so again, and is empty where a sample is seen in several.
+            `ONCE` where no later pass shows them so again, and is empty where a sample is seen in several.
         second_view: the same of `second`.
         share: the part of the step's whole batch that these are; below 1 where several processes or micro-batches
             share it.

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from understudy import randomness
 from understudy.data.augment import Normal, augment
-from understudy.data.batch import Batch, labelled_of
+from understudy.data.batch import ONCE, Batch, labelled_of
 from understudy.data.mix import Mix, mix_images, mix_labels, plan
 from understudy.data.repeated import epoch_length, repeat
 from understudy.data.source import UNLABELLED
@@ -193,7 +193,7 @@ class Feed(Dataset[Batch]):
             return "plain"
         if self.views is not None and not once:
             return f"view-{self._changes_mark}-{self.views_seed}-{number % self.views}{suffix}"
-        return f"pass-{self._changes_mark}-{self.key:016x}-{number}{suffix}"
+        return f"{ONCE}{self._changes_mark}-{self.key:016x}-{number}{suffix}"
 
     @cached_property
     def _changes_mark(self) -> str:

@@ -17,12 +17,10 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
+from understudy.data.batch import ONCE
 from understudy.distill.cache_files import Shards
 from understudy.distill.cache_rows import Found, Kept, Layout, pixel_marks
 from understudy.distill.teacher import Answer, Place, Teacher
-
-# Views of this name are drawn anew in each pass, so that only a later run of the same seed sees them again.
-ONCE = "pass-"
 
 
 @dataclass
