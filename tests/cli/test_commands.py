@@ -62,9 +62,12 @@ def test_help_and_check_are_quick_and_import_no_torch(words):
         "sys.exit(str(heavy) if heavy else code)"
     )
     # Half a second where the libraries that they stand on take a fifth; on a slower or busier machine in proportion.
-    libraries = min(processor_seconds("import pydantic, yaml, typer, rich.console") for _ in range(3))
-    limit = 0.5 * max(1.0, libraries / 0.2)
-    assert any(processor_seconds(code) < limit for _ in range(3))
+    # Other programs on the machine only ever add, to either side: the best of several tries, each beside its libraries.
+    for _ in range(8):
+        libraries = processor_seconds("import pydantic, yaml, typer, rich.console")
+        if processor_seconds(code) < 0.5 * max(1.0, libraries / 0.2):
+            return
+    pytest.fail(f"{words} took too long, eight times")
 
 
 def test_help_names_every_command(call):

@@ -20,13 +20,14 @@ NonNegative = Annotated[float, Strict(), Field(ge=0)]
 class Part(BaseModel):
     """A section of a recipe: unknown keys are refused, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Built when first read: `check` and `--help` are to be quick, and a recipe has but one task.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Open(Part):
     """A section whose further keys are options of the thing it names; `check` holds them against its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @property
     def options(self) -> dict[str, Any]:
