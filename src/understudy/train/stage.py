@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from understudy.data import Batch, Feed
 from understudy.distill import Answer
 from understudy.distill.teacher import Place
 from understudy.train.arm import Arm
+from understudy.train.overlap import beside
 from understudy.train.precision import autocast
 from understudy.train.views import Views
 
@@ -71,7 +73,8 @@ def steps(stage: Stage, arms: Sequence[Arm], epoch: int, start: int) -> Iterator
     """The batches of an epoch from a step on, with the teachers' answers to them.
 
     Of small images a teacher is asked about several steps' batches at once: a large teacher's weights then pass
-    through the processor's caches once for all of them, and leave the students' steps between undisturbed.
+    through the processor's caches once for all of them, and leave the students' steps between undisturbed. On a GPU
+    they answer the next ones beside those steps.
 
     Args:
         stage: what is trained.
@@ -79,20 +82,29 @@ def steps(stage: Stage, arms: Sequence[Arm], epoch: int, start: int) -> Iterator
         epoch: counted from 0.
         start: the first step wanted; steps are asked about in the same groups wherever it lies.
     """
-    first, end = epoch * stage.steps_per_epoch, (epoch + 1) * stage.steps_per_epoch
+    first = epoch * stage.steps_per_epoch
     group_start = start - (start - first) % stage.ahead
+    groups = beside(_answered(stage, arms, epoch, group_start), stage.device)
+    for here, (batches, answers) in zip(count(group_start, stage.ahead), groups, strict=False):
+        for place in range(max(0, start - here), len(batches)):
+            yield Views(batches[place]), answers[place]
+
+
+def _answered(
+    stage: Stage, arms: Sequence[Arm], epoch: int, start: int
+) -> Iterator[tuple[list[dict[str, Batch]], list[Answers]]]:
+    """The rest of an epoch's batches from the group that begins with a step on, each group with the answers to it."""
+    end = (epoch + 1) * stage.steps_per_epoch
     workers = max(arm.settings.workers for arm in arms)
     feeds = dict.fromkeys(arm.feed for arm in arms)
-    sources = {name: stage.feeds[name].groups(group_start, end, stage.ahead, workers) for name in feeds}
-    for here in range(group_start, end, stage.ahead):
+    sources = {name: stage.feeds[name].groups(start, end, stage.ahead, workers) for name in feeds}
+    for here in range(start, end, stage.ahead):
         made = {name: next(source) for name, source in sources.items()}
         group = [
             {name: batches[place].to(stage.device) for name, batches in made.items()}
             for place in range(min(stage.ahead, end - here))
         ]
-        skipped = max(0, start - here)
-        for batches, answers in list(zip(group, ask(arms, group, epoch), strict=True))[skipped:]:
-            yield Views(batches), answers
+        yield group, ask(arms, group, epoch)
 
 
 def ask(arms: Sequence[Arm], group: Sequence[Mapping[str, Batch]], epoch: int) -> list[Answers]:
