@@ -62,6 +62,7 @@ def refused(ended, *words: str) -> None:
         ("run small.yaml --import nothing_here", ["--import nothing_here: cannot be imported"]),
         ("compare small.yaml --grid temperature", ["--grid temperature: a grid has the form option=value,value"]),
         ("compare small.yaml --grid temp=2,4", ["grid.temp: no loss of these methods (kd) has such an option"]),
+        ("compare keras-seed-004 --grid temperature=2,4", ["grid: is for recipes that train classifiers"]),
         ("compare small.yaml --methods kd,kdd", ["method.1: unknown method 'kdd'"]),
         ("cache small.yaml teacher=gone.parquet", ["there is no file 'gone.parquet' (looked from "]),
         ("cache small.yaml teacher.approximate=true", ["teacher.approximate: belongs to a file of answers"]),

@@ -83,6 +83,8 @@ def _known_path(location: KeyPath, kind: str, data: Any) -> KeyPath:
 def _message(details: list[Any], path: KeyPath, recipe: type[Part]) -> str:
     kind, value = details[0]["type"], details[0].get("input")
     if kind == "extra_forbidden":
+        if path[0] in ClassifyRecipe.model_fields and len(path) == 1:
+            return "is for recipes that train classifiers: leave it out"
         return f"unknown key, {did_you_mean(str(path[-1]), _keys_beside(path, recipe))}"
     if kind == "missing":
         return "is missing"
