@@ -211,3 +211,18 @@ def rld(loss, student, teacher, *, labels):
     rest_of_student = F.log_softmax(student / loss.temperature - 1000.0 * above, dim=1)
     rest = F.kl_div(rest_of_student, rest_of_teacher, reduction="sum") * loss.temperature**2 / labels.shape[0]
     return loss.alpha * confidence + loss.beta * rest
+
+
+def annealed(loss, student, teacher, *, epoch):
+    temperature = max(1.0, loss.highest - epoch // loss.epochs_each)
+    phi = 1 - (temperature - 1) / loss.highest
+    return F.mse_loss(student, teacher * phi)
+
+
+def cosub(loss, student, *, inputs, labels, student_model):
+    second = student_model(inputs)
+    targets = F.one_hot(labels, student.shape[1]).to(student.dtype)
+    of_labels = F.binary_cross_entropy_with_logits(torch.cat([student, second]), torch.cat([targets, targets]))
+    first_follows = F.binary_cross_entropy_with_logits(student, torch.sigmoid(second).detach())
+    second_follows = F.binary_cross_entropy_with_logits(second, torch.sigmoid(student).detach())
+    return 0.5 * of_labels + 0.25 * first_follows + 0.25 * second_follows

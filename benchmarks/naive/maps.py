@@ -241,3 +241,18 @@ def catkd(loss, student, teacher, *, student_model, teacher_model):
     with torch.no_grad():
         target = reduced(teacher, teacher_model)
     return F.mse_loss(reduced(student, student_model), target)
+
+
+def byot(loss, student, *, labels):
+    *maps, last, logits = student
+    temperature = loss.divergence.temperature
+    taught = F.softmax(logits.detach() / temperature, dim=1)
+    total = 0.0
+    for branch, classifier, features in zip(loss.branches, loss.classifiers, maps, strict=True):
+        deep = branch(features)
+        read = classifier(F.adaptive_avg_pool2d(deep, (1, 1)).flatten(1))
+        total = total + (1 - loss.share) * F.cross_entropy(read, labels)
+        log_read = F.log_softmax(read / temperature, dim=1)
+        total = total + loss.share * F.kl_div(log_read, taught, reduction="batchmean") * temperature**2
+        total = total + loss.features * ((deep - last.detach()) ** 2).mean()
+    return total
