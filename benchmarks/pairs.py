@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from understudy.tasks.classify.stages import student_stage
 from understudy.tasks.classify.task import Classify
 from understudy.train.arm import Arm
 from understudy.train.loop import train_step
+from understudy.train.settle import form_teams
 from understudy.train.stage import Stage, steps
-from understudy.train.stepper import Lone
 
 BATCH, CLASSES = 64, 100
+# Of an epoch, in groups of four: the warm-up takes its first step, in which objectives' gradients are measured, and five
+# rounds the others. In training that is one step of hundreds.
+STEPS = 4 * 6
 RESNETS = ("cifar/resnet32x4", "cifar/resnet8x4")
 KD = {"name": "kd", "temperature": 4, "labels": 0.1, "weight": 0.9}
 
 
-def task_of(teacher: str, student: str, *, images: int = 256, classes: int = CLASSES, **changes: Any) -> Classify:
+def task_of(
+    teacher: str, student: str, *, images: int = STEPS * BATCH, classes: int = CLASSES, **changes: Any
+) -> Classify:
     """A recipe for a pair, its data random images of CIFAR's shape; `changes` are laid over it."""
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images + classes, 3, 32, 32), dtype=torch.uint8, generator=random)
@@ -64,9 +70,11 @@ def training(stage: Stage, arms: list[Arm]) -> Iterator[None]:
     """Steps of our loop without end, one each time."""
     for arm in arms:
         arm.distiller.train()
-    teams = [Lone(arm) for arm in arms]
+    teams = [team for formed, _ in form_teams(replace(stage, arms=tuple(arms))) for team in formed]
     step = 0
     for epoch in itertools.count():
+        for team in teams:
+            team.begin(epoch)
         for views, answers in steps(stage, arms, epoch, step):
             train_step(teams, views, answers, epoch, step)
             step += 1

@@ -44,14 +44,17 @@ SGD = {"lr": 0.01, "momentum": 0.9}
 
 
 def torchdistill(student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], Any]:
+    import torchdistill.core.interfaces.forward_proc  # registers what `forward` names
     from torchdistill.core.distillation import DistillationBox
 
+    forward = {"forward_proc": "forward_batch_only"}
     of_logits = {"student_module_path": ".", "student_module_io": "output"}
     of_logits |= {"teacher_module_path": ".", "teacher_module_io": "output"}
     loss = {"key": "KDLoss", "kwargs": {**of_logits, "temperature": 4.0, "alpha": 0.1}}
     config = {
         "num_epochs": 1,
-        "teacher": {"requires_grad": False},
+        "teacher": {"requires_grad": False, **forward},
+        "student": forward,
         "optimizer": {"key": "SGD", "kwargs": dict(SGD)},
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}}},
     }
@@ -66,7 +69,7 @@ def timm(student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor)
 
     for model in (student, teacher):  # the task asks models for what timm's own have
         model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-        model.num_classes = CLASSES
+        model.num_classes, model.in_chans = CLASSES, 3
     task = LogitDistillationTask(
         student_model=student,
         teacher_model=teacher,
