@@ -22,8 +22,8 @@ from understudy.train.settle import form_teams
 from understudy.train.stage import Stage, steps
 
 BATCH, CLASSES = 64, 100
-# Of an epoch, in groups of four: the warm-up takes its first step, in which objectives' gradients are measured, and five
-# rounds the others. In training that is one step of hundreds.
+# Of an epoch, in groups of four: the warm-up takes its first step, in which objectives' gradients are measured, and
+# five rounds the others. In training that is one step of hundreds.
 STEPS = 4 * 6
 RESNETS = ("cifar/resnet32x4", "cifar/resnet8x4")
 KD = {"name": "kd", "temperature": 4, "labels": 0.1, "weight": 0.9}

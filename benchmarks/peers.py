@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,9 @@ SGD = {"lr": 0.01, "momentum": 0.9}
 
 
 def torchdistill(student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], Any]:
-    import torchdistill.core.interfaces.forward_proc  # registers what `forward` names
     from torchdistill.core.distillation import DistillationBox
 
+    import_module("torchdistill.core.interfaces.forward_proc")  # registers what `forward` names
     forward = {"forward_proc": "forward_batch_only"}
     of_logits = {"student_module_path": ".", "student_module_io": "output"}
     of_logits |= {"teacher_module_path": ".", "teacher_module_io": "output"}
