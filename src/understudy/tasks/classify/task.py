@@ -26,6 +26,7 @@ from understudy.train.stage import Scores
 
 METRIC = "accuracy"
 _VALUES_AT_ONCE = 1_000_000
+_MAPS_AT_ONCE = 32
 
 
 class Classify:
@@ -148,6 +149,9 @@ class Classify:
     def as_teacher(self, module: nn.Module, which: str = "teacher") -> Teacher:
         """Freeze a model into a teacher that answers in chunks: of small images several batches, else a micro-batch.
 
+        On a processor a convolutional one gets few images at once: it uses each weight many times on an image anyway,
+        and the maps of many images do not fit into the processor's caches.
+
         Args:
             module: any classifier of the recipe.
             which: the section that it was made from.
@@ -156,6 +160,8 @@ class Classify:
             UserError: it knows other classes than the data.
         """
         chunk = -(-self._batch_here * self.ahead // self.recipe.train.accumulate)
+        if self.device.type == "cpu" and any(isinstance(part, nn.Conv2d) for part in module.modules()):
+            chunk = min(chunk, _MAPS_AT_ONCE)
         preprocess = self.preprocess(which, module)
         return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self.columns(module))
 
