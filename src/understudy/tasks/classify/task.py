@@ -25,8 +25,10 @@ from understudy.train.arm import Arm
 from understudy.train.stage import Scores
 
 METRIC = "accuracy"
-_VALUES_AT_ONCE = 1_000_000
-_MAPS_AT_ONCE = 32
+# What is asked about at once: so many images, and no more values than 256 images of 3x32x32 have.
+_ASKED_AT_ONCE, _VALUES_AT_ONCE = 1024, 256 * 3 * 32 * 32
+# Images of one forward of a teacher that does not know the answers yet; of one whose maps are to fit into caches.
+_IN_A_FORWARD, _MAPS_IN_A_FORWARD = 256, 32
 
 
 class Classify:
@@ -159,9 +161,10 @@ class Classify:
         Raises:
             UserError: it knows other classes than the data.
         """
-        chunk = -(-self._batch_here * self.ahead // self.recipe.train.accumulate)
+        together = -(-self._batch_here * self.ahead // self.recipe.train.accumulate)
+        chunk = min(together, max(_IN_A_FORWARD, self._batch_here))
         if self.device.type == "cpu" and any(isinstance(part, nn.Conv2d) for part in module.modules()):
-            chunk = min(chunk, _MAPS_AT_ONCE)
+            chunk = min(chunk, _MAPS_IN_A_FORWARD)
         preprocess = self.preprocess(which, module)
         return Teacher(module, preprocess=preprocess, chunk=chunk, columns=self.columns(module))
 
@@ -193,9 +196,9 @@ class Classify:
 
     @property
     def ahead(self) -> int:
-        """How many steps' batches the teacher answers at once: up to 256 images of a million values together."""
+        """How many steps' batches the teacher is asked about at once."""
         train = self.recipe.train
-        images = min(256, _VALUES_AT_ONCE // prod(self.splits.shape))
+        images = min(_ASKED_AT_ONCE, _VALUES_AT_ONCE // prod(self.splits.shape))
         return max(1, images // self._batch_here) if train.accumulate == 1 else 1
 
     @property
