@@ -126,18 +126,19 @@ class Rounds:
         if only_teacher:
             return found[:1]
         model, process, guided = teacher.model, teacher.process, False
+        full = recipe.reference_steps  # what is compared with the teacher takes as many steps as it
         if task.needs_converting(teacher):
             stage, process = stages.convert_stage(task, seed, teacher)
             model = self.finished(stage, process, recipe.steps[0], f"The converted teacher of the run {recipe.name}.")
-            name = f"converted_{recipe.steps[0]}"
-            found.append(Contender(name, "other", model, process, recipe.steps[0], "ddim", "converted, DDIM"))
+            name = f"converted_{full}"
+            found.append(Contender(name, "other", model, process, full, "ddim", "converted, DDIM"))
             self.arms[name] = "converted"
         if recipe.guidance is not None:
             stage = stages.guidance_stage(task, seed, model, process, teacher.null)
             text = f"A student that has learnt guidance, of the run {recipe.name}."
             model, guided = self.finished(stage, process, recipe.steps[0], text, guided=True), True
-            name = f"guided_{recipe.steps[0]}"
-            found.append(Contender(name, "other", model, process, recipe.steps[0], "ddim", "guided, DDIM", True))
+            name = f"guided_{full}"
+            found.append(Contender(name, "other", model, process, full, "ddim", "guided, DDIM", True))
             self.arms[name] = "guided"
         for method in recipe.method:
             found += self._of_method(seed, method, model, process, guided=guided)
