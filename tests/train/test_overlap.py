@@ -46,7 +46,7 @@ def test_the_next_group_is_queued_before_the_steps_on_this_one_and_is_waited_for
     def groups():
         for number in range(2):
             queued.append(f"answer {number}")
-            yield [torch.zeros(1)]
+            yield [torch.zeros(1, device="meta"), torch.zeros(1)]
 
     for number, _ in enumerate(beside(groups(), torch.device("cuda"))):
         queued.append(f"step {number}")

@@ -35,7 +35,8 @@ def beside(groups: Iterator[_Group], device: torch.device) -> Iterator[_Group]:
         following = start()
         students.wait_event(ready)
         for tensor in tensors_in(group):
-            tensor.record_stream(students)  # or its memory would be taken again while they still read it
+            if tensor.device.type != "cpu":
+                tensor.record_stream(students)  # or its memory would be taken again while they still read it
         yield group
         group, ready = following
 
