@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from common import describe_machine, record
-from pairs import CLASSES, KD, stage_of, stepping, task_of, teacher_of, training
+from pairs import BATCH, CLASSES, KD, stage_of, stepping, task_of, teacher_of, training
 from understudy.distill import Teacher
 from understudy.distill.cache import AnswerCache, Kept
 from understudy.distill.teacher import Place
@@ -30,7 +30,6 @@ SETTINGS = {
     "cached samples": (10_000, 100_000, 1_000_000),
 }
 PAIR = ("cifar/resnet20", "cifar/resnet8")
-BATCH = 64
 
 
 def of_training(seconds: float, **changes: Any) -> float:
@@ -85,7 +84,7 @@ def one(kind: str, value: int, seconds: float) -> None:
         if kind == "objectives":
             found = of_objectives(value, seconds)
         elif kind == "classes":
-            found = of_training(seconds, classes=value, images=max(256, value), method=KD)
+            found = of_training(seconds, classes=value, method=KD)
         else:
             found = of_samples(value, seconds, Path(folder))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -239,7 +239,7 @@ def open_any(place: str | Path, channels: int) -> Image.Image:
         return open_image(Path(place), channels)
     try:
         request = urllib.request.Request(str(place), headers={"User-Agent": "understudy"})  # noqa: S310 (three schemes)
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 (likewise)
             content = answer.read(_LARGEST + 1)
     except (OSError, ValueError) as error:  # urllib's own errors are OSErrors
         reason = getattr(error, "reason", None) or error

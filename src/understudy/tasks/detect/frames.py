@@ -42,7 +42,7 @@ class Frames:
         return torch.stack([next(self._stream) for _ in range(count)])
 
     def _frames(self, epoch: int) -> Iterator[Tensor]:
-        draw = random.Random(f"{self.seed}/{epoch}")  # noqa: S311
+        draw = random.Random(f"{self.seed}/{epoch}")  # noqa: S311 (no secret)
         while True:
             order = draw.sample(self.files, len(self.files))
             count = 0

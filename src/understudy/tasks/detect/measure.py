@@ -156,8 +156,8 @@ def _of_network(yolo: YOLO, imgsz: int) -> tuple[dict[str, Any], dict[str, Forwa
 def _export_for_timing(yolo: YOLO, folder: Path, imgsz: int) -> Path | None:
     """The model as ONNX, or None where the tools are not installed."""
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+        import onnx  # noqa: F401 (whether it is there)
+        import onnxruntime  # noqa: F401 (likewise)
     except ModuleNotFoundError:
         return None
     from understudy.tasks.detect.export import export
