@@ -92,5 +92,5 @@ def seed_torch(parent: int) -> None:
     """
     seed = int(parent) & 0x7FFF_FFFF_FFFF_FFFF
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # else nothing has been drawn there
         torch.cuda.manual_seed_all(seed)

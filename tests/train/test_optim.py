@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from understudy.recipe.schema import Train
-from understudy.train.optim import make_optimizer, make_schedule
+from understudy.train.optim import make_optimizer, make_schedule, moments_of, update
 
 STEPS = 5
 
@@ -92,3 +92,33 @@ def test_an_optimizer_takes_its_settings(name, kind):
         assert (group["momentum"], group["nesterov"]) == (0.7, True)
     else:
         assert tuple(group["betas"]) == (0.8, 0.9)
+
+
+OPTIMIZERS = [
+    {"optimizer": "sgd", "momentum": 0.0},
+    {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+    {"optimizer": "adam"},
+    {"optimizer": "adamw"},
+]
+
+
+@pytest.mark.parametrize("spares", [False, True], ids=["all decay", "some decay"])
+@pytest.mark.parametrize("chosen", OPTIMIZERS, ids=lambda chosen: "-".join(map(str, chosen.values())))
+def test_an_update_of_one_tensor_is_that_of_torchs_optimiser(chosen, spares):
+    settings = Train(epochs=1, lr=0.05, weight_decay=0.1, **chosen)
+    start = torch.randn(2, 6, dtype=torch.float64)
+    parts = [torch.nn.Parameter(part.clone()) for part in (start[:, :4], start[:, 4:])]
+    optimizer = make_optimizer(parts, settings, undecayed=parts[1:] if spares else ())
+    ours, steps = start.clone(), torch.zeros(())
+    moments = [torch.zeros_like(ours) for _ in moments_of(settings)]
+    decay = torch.tensor([0.1] * 4 + [0.0 if spares else 0.1] * 2, dtype=torch.float64) if spares else 0.1
+    for _ in range(4):
+        gradient = torch.randn_like(start)
+        parts[0].grad, parts[1].grad = gradient[:, :4].clone(), gradient[:, 4:].clone()
+        optimizer.step()
+        update(settings, ours, gradient.clone(), moments, steps, rate=0.05, decay=decay)
+        torch.testing.assert_close(ours, torch.cat([part.detach() for part in parts], dim=1), rtol=0, atol=1e-14)
+    before = [tensor.clone() for tensor in (ours, *moments)]
+    skip = torch.ones(())
+    update(settings, ours, torch.full_like(ours, torch.nan), moments, steps, rate=0.05, decay=decay, skip=skip)
+    assert all(torch.equal(now, then) for now, then in zip((ours, *moments), before, strict=True))

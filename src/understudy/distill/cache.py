@@ -81,6 +81,7 @@ class AnswerCache:
         self._about = about
         self._layouts: dict[str, Layout] = {}
         self._shards: dict[tuple[str, str], Shards] = {}
+        self._marks: dict[str, Tensor] = {}
 
     @property
     def size(self) -> int:
@@ -129,7 +130,7 @@ class AnswerCache:
         values: dict[str, Tensor] = {}
         wanted = (*(teacher.says if logits else ()), *map(_of_tap, taps))
         for view, here in views.items():
-            marks[here] = pixel_marks(images[here])
+            marks[here] = self._marks_of(view, ids[here], images[here])
             found = {item: self._find(item, view, ids[here], marks[here]) for item in wanted}
             rows = {item: row for item, row in found.items() if row is not None}
             if len(rows) < len(wanted):
@@ -154,6 +155,16 @@ class AnswerCache:
                 self.counts.weigh(values["logits"][here], self.kept.top)
         features = {path: values[_of_tap(path)] for path in taps}
         return Answer(values.get("logits"), features, values.get("members"))
+
+    def _marks_of(self, view: str, ids: Tensor, images: Tensor) -> Tensor:
+        """The marks of samples in a view; remembered, for in a later pass their pixels are the same."""
+        if view.startswith(ONCE):
+            return pixel_marks(images)
+        known = self._marks.setdefault(view, torch.zeros(self.samples, dtype=torch.int64))
+        new = known[ids] == 0
+        if new.any():
+            known[ids[new]] = pixel_marks(images[new.to(images.device)])
+        return known[ids]
 
     def _ask(
         self,

@@ -1,12 +1,15 @@
 """Optimisers and learning-rate schedules, from torch."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.recipe.schema import Train
+
+# Devices for which torch has each optimiser as one kernel.
+FUSED = ("cpu", "cuda")
 
 
 def make_optimizer(
@@ -20,7 +23,7 @@ def make_optimizer(
         undecayed: those of them without weight decay.
     """
     chosen = [parameter for parameter in parameters if parameter.requires_grad]
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in chosen)
+    fused = all(parameter.device.type in FUSED for parameter in chosen)
     spared = {id(parameter) for parameter in undecayed}
     groups = [
         {"params": [parameter for parameter in chosen if id(parameter) not in spared]},
@@ -32,6 +35,72 @@ def make_optimizer(
         return torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **common)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, betas=settings.betas, **common)
+
+
+def moments_of(settings: Train) -> tuple[str, ...]:
+    """What torch's optimiser keeps of each parameter, by its names, but for the number of steps.
+
+    Args:
+        settings: the recipe's `train`.
+    """
+    if settings.optimizer != "sgd":
+        return ("exp_avg", "exp_avg_sq")
+    return ("momentum_buffer",) if settings.momentum else ()
+
+
+@torch.no_grad()
+def update(
+    settings: Train,
+    weights: Tensor,
+    gradient: Tensor,
+    moments: Sequence[Tensor],
+    steps: Tensor,
+    *,
+    rate: float,
+    decay: float | Tensor,
+    skip: Tensor | None = None,
+) -> None:
+    """Change weights that are one tensor by the kernel that the optimiser of `make_optimizer` calls.
+
+    The optimiser itself costs more than the step of a small student that is compiled.
+
+    Args:
+        settings: the recipe's `train`.
+        weights: of any shape.
+        gradient: likewise; may be changed.
+        moments: as `moments_of` names them.
+        steps: scalar, how many were taken; counted on.
+        rate: of learning, in this step.
+        decay: of all weights, or of each.
+        skip: scalar; where it is not zero nothing is changed, and no device is waited for.
+    """
+    steps += 1
+    adamw = settings.optimizer == "adamw"
+    if isinstance(decay, Tensor):  # the kernels know one number for all
+        if adamw:
+            weights.mul_(1 - rate * (decay if skip is None else decay * (1 - skip)))
+        else:
+            gradient.addcmul_(decay, weights)
+        decay = 0.0
+    common = {"lr": rate, "weight_decay": decay, "maximize": False, "found_inf": skip}
+    if settings.optimizer == "sgd":
+        torch.ops.aten._fused_sgd_.default(
+            [weights],
+            [gradient],
+            [*moments],
+            momentum=settings.momentum,
+            dampening=0.0,
+            nesterov=settings.nesterov,
+            is_first_step=False,  # a velocity of zero is none
+            **common,
+        )
+        return
+    beta1, beta2 = settings.betas
+    kernel = torch.ops.aten._fused_adamw_.default if adamw else torch.ops.aten._fused_adam_.default
+    means, squares = ([moment] for moment in moments)
+    kernel(
+        [weights], [gradient], means, squares, [], [steps], beta1=beta1, beta2=beta2, eps=1e-8, amsgrad=False, **common
+    )
 
 
 def undecayed(module: nn.Module, settings: Train) -> list[nn.Parameter]:

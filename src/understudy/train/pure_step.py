@@ -1,15 +1,14 @@
-"""A training step as a pure function of tensors: the forward of one arm or of several at once, backward and update."""
+"""A training step as a pure function of tensors: the forward of one arm or of several at once, and the backward."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from understudy.data import Preprocess
 from understudy.distill import Answer, Distiller
 from understudy.recipe.schema import Train
 from understudy.train.precision import autocast
@@ -33,59 +32,58 @@ class Form:
 
 
 class PureStep:
-    """The step of a distiller, or of several of one kind, over the rows of one tensor.
+    """The forward and backward of a distiller, or of several of one kind, over the rows of one tensor.
 
-    What a step changes are its tensors `weights`, `moments`, `average` and `sums`, in place; what it draws at random
-    is given to it. A row whose loss or gradient is not finite keeps what it had.
+    What a step draws at random is given to it.
 
     Args:
         distiller: one of them; it is copied, but for its teacher.
         trained: its parameters in the order of a row.
         settings: how it is trained.
-        decay: weight decay, of all or of each number in a row.
-        preprocess: from pixels to its input.
         rows: how many are trained at once.
     """
 
-    def __init__(
-        self,
-        distiller: Distiller,
-        trained: Sequence[nn.Parameter],
-        settings: Train,
-        *,
-        decay: float | Tensor,
-        preprocess: Preprocess,
-        rows: int,
-    ) -> None:
-        names = {id(parameter): name for name, parameter in distiller.named_parameters()}
-        self.names = [names[id(parameter)] for parameter in trained]
+    def __init__(self, distiller: Distiller, trained: Sequence[nn.Parameter], settings: Train, *, rows: int) -> None:
         self.shapes = [parameter.shape for parameter in trained]
         self.sizes = [parameter.numel() for parameter in trained]
         self.settings = settings
-        self.decay = decay
-        self.preprocess = preprocess
         self.rows = rows
         self.distiller = copy.deepcopy(distiller, {id(distiller.teacher): distiller.teacher}).train()
         self.distiller._optimizer_checked = True  # there is none
         self.dropouts = _give_masks(self.distiller)
+        for module in self.distiller.modules():
+            if rows > 1 and type(module) is nn.Linear:
+                module.__class__ = Turned
+        # Where the copy keeps each of them, under every name that it has.
+        places: dict[int, list[str]] = {}
+        for name, parameter in distiller.named_parameters(remove_duplicate=False):
+            places.setdefault(id(parameter), []).append(name)
+        self.names = [places[id(parameter)][0] for parameter in trained]
+        self._places = [[self._place(name) for name in places[id(parameter)]] for parameter in trained]
 
-    def __call__(self, form: Form, state: "State", step: "Inputs") -> tuple[Tensor, Tensor]:
-        """Take a step.
+    def _place(self, name: str) -> tuple[dict[str, Any], str]:
+        path, _, own = name.rpartition(".")
+        return self.distiller.get_submodule(path)._parameters, own
+
+    def __call__(self, form: Form, weights: Tensor, step: "Inputs") -> "Outcome":
+        """Compute a step's gradient.
 
         Args:
             form: of this step.
-            state: what is changed.
+            weights: (R, D).
             step: what is given.
-
-        Returns:
-            Scalar: whether every row was finite; (2 + T, R) each row's loss, norm of the gradient, and terms.
         """
-        weights = state.weights.detach().requires_grad_()
+        weights = weights.detach().requires_grad_()
         terms = self.terms(form, weights, step)
         loss = (terms * step.shares.to(terms.dtype)).sum(1)
         (gradient,) = torch.autograd.grad(loss.sum(), weights)
         with torch.no_grad():
-            return self._update(state, gradient, loss, terms.detach(), step)
+            loss, terms = loss.detach(), terms.detach()
+            norm = gradient.square().sum(1).sqrt()
+            if self.settings.clip is not None:
+                gradient = gradient * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
+            finite = torch.isfinite(loss + norm * 0.0).all()
+            return Outcome(finite, torch.cat([loss[None], terms.T]), norm, gradient)
 
     def terms(self, form: Form, weights: Tensor, step: "Inputs") -> Tensor:
         """(R, T) each row's objectives, unweighted, with their graph.
@@ -95,7 +93,6 @@ class PureStep:
             weights: (R, D).
             step: what is given.
         """
-        images = self.preprocess(step.images.flatten(0, 1)).unflatten(0, step.images.shape[:2])
 
         def of_row(row: Tensor, images: Tensor, *given: Tensor) -> Tensor:
             for layer, mask in zip(self.dropouts, given[len(form.given) :] or [None] * len(self.dropouts), strict=True):
@@ -103,17 +100,16 @@ class PureStep:
             named = dict(zip(form.given, given, strict=False))
             labels, logits, members = (named.pop(name, None) for name in ("labels", "logits", "members"))
             answer = Answer(logits, named, members) if logits is not None or named else None
-            parts = zip(self.names, row.split(self.sizes), self.shapes, strict=True)
-            parameters = {name: part.view(shape) for name, part, shape in parts}
-            losses = functional_call(
-                self.distiller, parameters, (images, labels), {"answer": answer, "epoch": form.epoch}
-            )
+            for places, part, shape in zip(self._places, row.split(self.sizes), self.shapes, strict=True):
+                for parameters, name in places:  # as torch.func.functional_call, which costs a small step a tenth
+                    parameters[name] = part.view(shape)
+            losses = self.distiller(images, labels, answer=answer, epoch=form.epoch)
             return torch.stack([losses.terms[name] for name in form.terms])
 
-        with autocast(images.device, self.settings.precision):
+        with autocast(weights.device, self.settings.precision):
             if self.rows > 1:
-                return vmap(of_row)(weights, images, *step.given, *step.masks)
-            return of_row(weights[0], images[0], *(given[0] for given in (*step.given, *step.masks)))[None]
+                return vmap(of_row)(weights, step.images, *step.given, *step.masks)
+            return of_row(weights[0], step.images[0], *(given[0] for given in (*step.given, *step.masks)))[None]
 
     @torch.no_grad()
     def learn_shapes(self, form: Form, weights: Tensor, step: "Inputs") -> None:
@@ -130,68 +126,18 @@ class PureStep:
         finally:
             self.rows = rows
 
-    def _update(
-        self, state: "State", gradient: Tensor, loss: Tensor, terms: Tensor, step: "Inputs"
-    ) -> tuple[Tensor, Tensor]:
-        loss = loss.detach()
-        norm = gradient.square().sum(1).sqrt()
-        fine = torch.isfinite(loss + norm * 0.0)
-        if self.settings.clip is not None:
-            gradient = gradient * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        weights, moments = updated(self.settings, state.weights, gradient, state.moments, self.decay, step.scalars)
-        for old, new in zip((state.weights, *state.moments), (weights, *moments), strict=True):
-            old.copy_(torch.where(fine[:, None], new, old))
-        if state.average is not None:
-            state.average.lerp_(state.weights, 1 - (self.settings.ema or 0.0))
-        losses = torch.cat([loss[None], terms.T])
-        state.sums.add_(losses)
-        return fine.all(), torch.cat([losses[:1], norm[None], losses[1:]])
-
-
-@dataclass(frozen=True)
-class State:
-    """What a step changes, for R arms with D trained numbers each.
-
-    Args:
-        weights: (R, D).
-        moments: of the optimiser, each (R, D).
-        average: (R, D) moving averages, where there are any.
-        sums: (1 + T, R) losses since they were last read.
-    """
-
-    weights: Tensor
-    moments: tuple[Tensor, ...]
-    average: Tensor | None
-    sums: Tensor
-
-    def tensors(self) -> list[Tensor]:
-        """All of them, in order."""
-        return [self.weights, *self.moments, *([] if self.average is None else [self.average]), self.sums]
-
-    def of(self, tensors: Sequence[Tensor]) -> "State":
-        """A state with other tensors, in the same order."""
-        weights, *rest = tensors[: len(self.tensors())]
-        moments = tuple(rest[: len(self.moments)])
-        return State(weights, moments, None if self.average is None else rest[-2], rest[-1])
-
-    def copy(self) -> "State":
-        """A state that may be changed without changing this one."""
-        return self.of([tensor.clone() for tensor in self.tensors()])
-
 
 @dataclass(frozen=True)
 class Inputs:
     """What a step is given.
 
     Args:
-        scalars: the optimiser's numbers of this step, in float64: see `scalars`.
         shares: (T,) the objectives' weights, in float64.
-        images: (R, N, C, H, W) pixels.
+        images: (R, N, C, H, W), as the student takes them.
         given: what the form names, each (R, N, ...).
         masks: of each dropout layer, (R, N, ...).
     """
 
-    scalars: Tensor
     shares: Tensor
     images: Tensor
     given: tuple[Tensor, ...]
@@ -199,73 +145,41 @@ class Inputs:
 
     def tensors(self) -> list[Tensor]:
         """All of them, in order."""
-        return [self.scalars, self.shares, self.images, *self.given, *self.masks]
+        return [self.shares, self.images, *self.given, *self.masks]
 
     def of(self, tensors: Sequence[Tensor]) -> "Inputs":
         """Inputs of other tensors, in the same order."""
-        scalars, shares, images, *rest = tensors
-        return Inputs(scalars, shares, images, tuple(rest[: len(self.given)]), tuple(rest[len(self.given) :]))
+        shares, images, *rest = tensors
+        return Inputs(shares, images, tuple(rest[: len(self.given)]), tuple(rest[len(self.given) :]))
 
 
-def moments_of(settings: Train) -> tuple[str, ...]:
-    """What torch's optimiser keeps of each parameter, by its names, but for the number of steps."""
-    if settings.optimizer != "sgd":
-        return ("exp_avg", "exp_avg_sq")
-    return ("momentum_buffer",) if settings.momentum else ()
-
-
-def scalars(settings: Train, rates: Sequence[float], start: int) -> Tensor:
-    """The numbers of an optimiser's steps that change: rate, and of Adam its two corrections.
-
-    In float64, as torch's optimisers have them: in float32 the correction of the first step is off by 5e-5.
+class Outcome(NamedTuple):
+    """What a step comes to.
 
     Args:
-        settings: the recipe's `train`.
-        rates: of learning, for each step.
-        start: the first step, counted from 0.
-
-    Returns:
-        (steps, 3).
+        finite: scalar, whether every loss and gradient is.
+        losses: (1 + T, R) each row's loss and terms.
+        norms: (R,) of the gradients.
+        gradient: (R, D), clipped where the recipe says so.
     """
-    first, second = settings.betas
-    rows = [[rate, 1 - first**step, (1 - second**step) ** 0.5] for step, rate in enumerate(rates, start + 1)]
-    return torch.tensor(rows, dtype=torch.float64)
+
+    finite: Tensor
+    losses: Tensor
+    norms: Tensor
+    gradient: Tensor
 
 
-def updated(
-    settings: Train,
-    weights: Tensor,
-    gradient: Tensor,
-    moments: Sequence[Tensor],
-    decay: float | Tensor,
-    numbers: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
-    """Weights and moments after a step of torch's SGD, Adam or AdamW.
+class Turned(nn.Linear):
+    """A linear layer that multiplies by its weights from the left.
 
-    Args:
-        settings: the recipe's `train`.
-        weights: of any shape.
-        gradient: likewise.
-        moments: as `moments_of` names them.
-        decay: weight decay.
-        numbers: see `scalars`.
+    Of several rows their gradient then comes in the order of the weights; torch's own has to be turned round.
     """
-    rate, first_correction, second_correction = numbers.unbind()
-    decays = isinstance(decay, Tensor) or decay != 0
-    if decays and settings.optimizer == "adamw":
-        weights = weights * (1 - rate * decay)
-    elif decays:
-        gradient = gradient + decay * weights
-    if settings.optimizer == "sgd":
-        if not moments:
-            return weights - rate * gradient, []
-        velocity = settings.momentum * moments[0] + gradient
-        direction = gradient + settings.momentum * velocity if settings.nesterov else velocity
-        return weights - rate * direction, [velocity]
-    first, second = settings.betas
-    mean = moments[0].lerp(gradient, 1 - first)
-    square = second * moments[1] + (1 - second) * gradient * gradient
-    return weights - (rate / first_correction) * mean / (square.sqrt() / second_correction + 1e-8), [mean, square]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, in) to (N, out)."""
+        if input.ndim != 2 or self.bias is None:
+            return super().forward(input)
+        return torch.addmm(self.bias[:, None], self.weight, input.T).T.contiguous()
 
 
 class Masked(nn.Module):

@@ -129,8 +129,8 @@ def ask(arms: Sequence[Arm], group: Sequence[Mapping[str, Batch]], epoch: int) -
         for (number, feed), batch, answer in zip(places, batches, _answers(batches, taught), strict=True):
             for arm in taught:
                 if arm.feed == feed:
-                    told = answer if sees_second(arm, batch) else answer.at(slice(len(batch)))
-                    answers[number][arm.label] = told
+                    both = batch.second is None or sees_second(arm, batch)
+                    answers[number][arm.label] = answer if both else answer.at(slice(len(batch)))
     return list(answers)
 
 

@@ -2,7 +2,8 @@
 
 The seeds of a comparison differ in their weights and in what they see, not in what is computed. So their forward is
 mapped over the rows, and one backward of the sum gives each row its own gradient: small students cost less together
-than one after the other (benchmarks/RESULTS.md). The function can be compiled, for one arm or for several.
+than one after the other (benchmarks/RESULTS.md). The function can be compiled, for one arm or for several; torch's
+kernel of the optimiser then changes all rows at once.
 """
 
 import os
@@ -19,11 +20,11 @@ from understudy.data import Feed
 from understudy.distill import Answer, Distiller, Objective, Share
 from understudy.train import processes
 from understudy.train.arm import Arm
-from understudy.train.optim import rate_factor
-from understudy.train.pure_step import Form, Inputs, PureStep, State, moments_of, scalars
+from understudy.train.optim import FUSED, moments_of, rate_factor, update
+from understudy.train.pure_step import Form, Inputs, Outcome, PureStep
 from understudy.train.views import Views
 
-Function = Callable[..., tuple[Tensor, Tensor]]
+Function = Callable[..., Outcome]
 
 
 class Unfit(Exception):
@@ -48,14 +49,8 @@ class Team:
         lead = arms[0]
         assert isinstance(lead.distiller, Distiller)
         self.lead, self.distiller, self.settings = lead, lead.distiller, lead.settings
-        self.pure = PureStep(
-            lead.distiller,
-            lead.trained,
-            lead.settings,
-            decay=_decay(lead),
-            preprocess=lead.preprocess,
-            rows=len(arms),
-        )
+        self.pure = PureStep(lead.distiller, lead.trained, lead.settings, rows=len(arms))
+        self.decay = _decay(lead)
         self._factor = rate_factor(lead.settings, lead.steps_per_epoch, lead.epochs)
         self._functions: dict[Form, Function] = {}
         self._epochs: dict[tuple[str, ...], int] = {}
@@ -73,6 +68,9 @@ class Team:
             torch.stack([_flat([_kept(arm, parameter, key) for parameter in arm.trained]) for arm in self.arms])
             for key in moments_of(self.settings)
         )
+        self._steps = torch.zeros((), device=self.weights.device)
+        if (counted := self.lead.optimizer.state.get(self.lead.trained[0], {}).get("step")) is not None:
+            self._steps += counted
         averaged = [_averaged(arm) for arm in self.arms]
         self.average = torch.stack([_flat(each) for each in averaged]) if averaged[0] else None
         self._taken = 0  # steps since the arms were last told
@@ -87,9 +85,6 @@ class Team:
         self._terms = tuple(weights)
         device = self.weights.device
         self._shares = torch.tensor(tuple(weights.values()), dtype=torch.float64, device=device)
-        start, steps = epoch * self.lead.steps_per_epoch, self.lead.steps_per_epoch
-        rates = [self._rate(step) for step in range(start, start + steps)]
-        self._scalars = scalars(self.settings, rates, start).to(device)
         self._sums = self.weights.new_zeros(1 + len(self._terms), len(self.arms))
         for column, arm in enumerate(self.arms):
             for row, name in enumerate(("loss", *self._terms)):
@@ -153,8 +148,7 @@ class Team:
             form, inputs = self._given(views, answers, epoch, step)
             self.pure.learn_shapes(form, self.weights, inputs)
             form, inputs = self._given(views, answers, epoch, step)
-            state = self._state().copy()
-            self._function(form, state, inputs)(*state.tensors(), *inputs.tensors())
+            self._function(form, inputs)(self.weights, *inputs.tensors())
         except Unfit:
             raise
         except Exception as error:  # whatever a model or a compiler cannot do: the arms are then stepped one by one
@@ -175,27 +169,31 @@ class Team:
         form, inputs = self._given(views, answers, epoch, step)
         if step % self.lead.steps_per_epoch == 0 and len(form.terms) > 1:
             self._measure(form, inputs, epoch)
-        state = self._state()
-        function = self._functions.get(form)
-        if function is None:
-            function = self._function(form, state, inputs)
-        fine, latest = function(*state.tensors(), *inputs.tensors())
+        function = self._functions.get(form) or self._function(form, inputs)
+        finite, losses, norms, gradient = function(self.weights, *inputs.tensors())
+        skip = None
+        if finite.device.type != "cpu":  # no wait for the device: the optimiser skips the step by itself
+            skip = (~finite).float()
+        elif not finite:
+            self._refuse(form, losses, norms, f"at step {step + 1} (epoch {epoch + 1})")
+        rate = self._rate(step)
+        update(self.settings, self.weights, gradient, self.moments, self._steps, rate=rate, decay=self.decay, skip=skip)
+        if self.average is not None:
+            self.average.lerp_(self.weights, 1 - (self.settings.ema or 0.0))
+        self._sums += losses
         self._taken += 1
-        if fine.device.type == "cpu" and not fine:
-            self._refuse(form, latest, f"at step {step + 1} (epoch {epoch + 1})")
 
-    def _state(self) -> State:
-        return State(self.weights, self.moments, self.average, self._sums)
+    def _function(self, form: Form, inputs: Inputs) -> Function:
+        """The gradient of a form as a function of its tensors, compiled where that is wanted; made once."""
 
-    def _function(self, form: Form, state: State, inputs: Inputs) -> Function:
-        """The step of a form as a function of its tensors, compiled where that is wanted; made once."""
-
-        def whole(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-            return self.pure(form, state.of(tensors), inputs.of(tensors[len(state.tensors()) :]))
+        def whole(weights: Tensor, *tensors: Tensor) -> Outcome:
+            return self.pure(form, weights, inputs.of(tensors))
 
         function: Function = whole
-        if self.compiled and form.images[0] == self.size:
-            function = _compiled(whole, [*state.copy().tensors(), *inputs.tensors()])
+        if form.images[0] == self.size:
+            function = _traced(whole, [self.weights, *inputs.tensors()])
+            if self.compiled:
+                function = _compiled(function)
         self._functions[form] = function
         return function
 
@@ -209,16 +207,12 @@ class Team:
             for path in told[0].features:
                 columns[path] = [answer.features[path] for answer in told if answer is not None]
         columns = {name: _stacked(values) for name, values in columns.items() if values[0] is not None}
-        images = _stacked([batch.images for batch in mine])
+        pixels = _stacked([batch.images for batch in mine])
+        # Here and not in the function: compiled for a processor, bytes become numbers one by one.
+        images = self.lead.preprocess(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
         like = self._epochs.setdefault(self._terms, epoch)  # they share a function with the first such epoch
         form = Form((*images.shape[1:], images.dtype), tuple(columns), self._terms, like)
-        return form, Inputs(
-            self._scalars[step - epoch * self.lead.steps_per_epoch],
-            self._shares,
-            images,
-            tuple(columns.values()),
-            self._masks(images, step),
-        )
+        return form, Inputs(self._shares, images, tuple(columns.values()), self._masks(images, step))
 
     def _masks(self, images: Tensor, step: int) -> tuple[Tensor, ...]:
         """What each dropout layer drops: for each arm the numbers that it would draw if it were stepped alone."""
@@ -244,8 +238,8 @@ class Team:
             for arm, norm in zip(self.arms, norms.tolist(), strict=True):
                 arm.gradients[name] = norm
 
-    def _refuse(self, form: Form, latest: Tensor, when: str) -> None:
-        for arm, (loss, norm, *terms) in zip(self.arms, latest.T, strict=True):
+    def _refuse(self, form: Form, losses: Tensor, norms: Tensor, when: str) -> None:
+        for arm, norm, (loss, *terms) in zip(self.arms, norms, losses.T, strict=True):
             arm.tally.add({"loss": loss, **dict(zip(form.terms, terms, strict=True))}, norm, when)
 
 
@@ -266,6 +260,7 @@ def unfit(arm: Arm, feed: Feed) -> str | None:
             reason
             for reason, holds in (
                 ("several processes", processes.count() > 1),
+                ("a device without fused optimisers", arm.trained[0].device.type not in FUSED),
                 ("micro-batches", settings.accumulate > 1),
                 ("fp16", settings.precision == "fp16"),
                 ("a plateau schedule", settings.schedule == "plateau"),
@@ -300,13 +295,18 @@ def _skips_unlabelled(objective: Objective) -> bool:
     return "labels" not in objective.needs or getattr(objective.loss, "skips_unlabelled", False)
 
 
-def _compiled(function: Function, tensors: list[Tensor]) -> Function:
+def _traced(function: Function, tensors: list[Tensor]) -> Function:
+    """The function as the sequence of its operations: neither modules nor autograd are gone through again."""
     graph = make_fx(function)(*tensors)
     if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
         raise Unfit("random numbers drawn in the forward")
+    return graph.forward
+
+
+def _compiled(function: Function) -> Function:
     # Its inputs have one form, so nothing need be looked at again before each call.
     return torch.compile(
-        graph.forward,
+        function,
         fullgraph=True,
         dynamic=False,
         options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
