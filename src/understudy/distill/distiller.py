@@ -215,7 +215,8 @@ class Distiller(Learner):
             teacher=answer.logits if answer else None,
             members=answer.members if answer else None,
             shares=getattr(teacher, "shares", ()),
-            student_features=features,
+            # As a teacher's come: a loss may count on the order of the numbers.
+            student_features={path: feature.contiguous() for path, feature in features.items()},
             teacher_features=answer.features if answer else {},
             student_model=self.student,
             teacher_model=teacher,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from understudy.data.prepare import channels_last
 from understudy.distill.heads import has_two_modules, one_answer
 from understudy.distill.taps import logits_of, tapped
 
@@ -51,11 +52,6 @@ def folded(model: nn.Module, *, spare: Iterable[str] = ()) -> tuple[nn.Module, i
         network.set_submodule(norm, nn.Identity())
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network.eval().requires_grad_(False), len(pairs)
-
-
-def channels_last(inputs: Tensor) -> Tensor:
-    """Images as a folded network is fastest on; anything else as it is."""
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
 class _Tracer(fx.Tracer):

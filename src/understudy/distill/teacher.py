@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.data.prepare import Preprocess
-from understudy.distill.frozen import channels_last, difference, folded
+from understudy.data.prepare import Preprocess, channels_last
+from understudy.distill.frozen import difference, folded
 from understudy.distill.heads import has_two_modules, one_answer
 from understudy.distill.taps import StopForward, logits_of, tapped
 

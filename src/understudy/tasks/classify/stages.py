@@ -15,6 +15,7 @@ from understudy.tasks.classify.pace import compiles
 from understudy.tasks.classify.task import METRIC, Classify
 from understudy.tasks.classify.variants import Planned, distilled_arms
 from understudy.train.arm import Arm, Role
+from understudy.train.layout import laid_out
 from understudy.train.stage import Stage, joined
 
 
@@ -280,13 +281,16 @@ def _arm(
     preprocess: Preprocess | None = None,
     epochs: int | None = None,
 ) -> Arm:
+    preprocess = preprocess or task.preprocess(name.removesuffix("-init"), learner.student)
+    networks = learner.students if isinstance(learner, Mutual) else [learner.student]
+    half = settings.precision in ("bf16", "fp16")
     return Arm(
         name,
         role,
         learner,
         settings,
         feed=on,
-        preprocess=preprocess or task.preprocess(name.removesuffix("-init"), learner.student),
+        preprocess=laid_out(preprocess, networks, task.example(preprocess), half=half),
         steps_per_epoch=pace.steps_per_pass,
         epochs=epochs,
         seed=seed,
