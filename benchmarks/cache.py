@@ -1,7 +1,8 @@
 """A step with a warm cache against a plain step of the student, and what the cache weighs.
 
 Both through our loop: the plain step is the control's, which learns from labels alone. The networks' weights do not
-matter to their cost, so they are untrained. Also here: what a teacher built for answering saves of its forward, the
+matter to their cost, so they are untrained. Also here: what a teacher built for answering saves of its forward, how
+near its multiply-adds a second come to those of a product of large matrices (which is what can be saved at all), the
 bytes of 50,000 answers of 100 classes in fp16, and whether runs end with equal bits whatever the cache knew.
 
     python benchmarks/cache.py [--rounds 5]
@@ -21,6 +22,7 @@ from understudy.distill import Teacher
 from understudy.distill.cache import AnswerCache, Kept
 from understudy.distill.teacher import Place
 from understudy.recipe.reader import read_recipe
+from understudy.run.measure import multiply_adds
 from understudy.tasks.classify.run import prepare
 from understudy.tasks.classify.task import Classify
 
@@ -50,12 +52,17 @@ def row(pair: str, rounds: int, root: Path) -> str:
     assert teacher.cache.counts.misses == before, "the cache was not warm"
     batch = made.feed("students", 0)[0].images[:BATCH]
     eager = made.as_teacher(made.build("teacher", 0))
-    asked = {"eager": lambda: eager(batch), "frozen": lambda: teacher(batch)}
-    forwards = in_turns(asked, rounds=rounds, count=1)
+    matrix = torch.randn(1024, 1024)
+    asked = {"eager": lambda: eager(batch), "frozen": lambda: teacher(batch), "product": lambda: matrix @ matrix}
+    forwards = in_turns(asked, rounds=rounds, count=3)
+    assert teacher.preprocess is not None
+    work = multiply_adds(teacher.model, teacher.preprocess(batch[:1])) * len(batch)
+    reached = [work * product / 1024**3 for product in forwards["product"]]
     names = PAIRS[pair] or (made.recipe.teacher.name, made.recipe.student.name)
     return (
         f"| {pair}: {names[0]} to {names[1]} | {milliseconds(times['plain'])} | {milliseconds(times['warm'])} | "
-        f"{ratio(times['warm'], times['plain'])} | {ratio(forwards['frozen'], forwards['eager'])} |"
+        f"{ratio(times['warm'], times['plain'])} | {ratio(forwards['frozen'], forwards['eager'])} | "
+        f"{ratio(reached, forwards['frozen'])} |"
     )
 
 
@@ -87,8 +94,8 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
     arguments = parser.parse_args()
     lines = [
-        "| pair | plain ms | warm ms | warm / plain | frozen / eager teacher |",
-        "| --- | --- | --- | --- | --- |",
+        "| pair | plain ms | warm ms | warm / plain | frozen / eager teacher | its speed / a matrix product's |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for pair in arguments.pairs:

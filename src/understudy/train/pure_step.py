@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
+from torch.func import functional_call, vmap
 
 from understudy.distill import Answer, Distiller
 from understudy.recipe.schema import Train
@@ -44,6 +44,8 @@ class PureStep:
     """
 
     def __init__(self, distiller: Distiller, trained: Sequence[nn.Parameter], settings: Train, *, rows: int) -> None:
+        names = {id(parameter): name for name, parameter in distiller.named_parameters()}
+        self.names = [names[id(parameter)] for parameter in trained]
         self.shapes = [parameter.shape for parameter in trained]
         self.sizes = [parameter.numel() for parameter in trained]
         self.settings = settings
@@ -54,16 +56,6 @@ class PureStep:
         for module in self.distiller.modules():
             if rows > 1 and type(module) is nn.Linear:
                 module.__class__ = Turned
-        # Where the copy keeps each of them, under every name that it has.
-        places: dict[int, list[str]] = {}
-        for name, parameter in distiller.named_parameters(remove_duplicate=False):
-            places.setdefault(id(parameter), []).append(name)
-        self.names = [places[id(parameter)][0] for parameter in trained]
-        self._places = [[self._place(name) for name in places[id(parameter)]] for parameter in trained]
-
-    def _place(self, name: str) -> tuple[dict[str, Any], str]:
-        path, _, own = name.rpartition(".")
-        return self.distiller.get_submodule(path)._parameters, own
 
     def __call__(self, form: Form, weights: Tensor, step: "Inputs") -> "Outcome":
         """Compute a step's gradient.
@@ -100,10 +92,11 @@ class PureStep:
             named = dict(zip(form.given, given, strict=False))
             labels, logits, members = (named.pop(name, None) for name in ("labels", "logits", "members"))
             answer = Answer(logits, named, members) if logits is not None or named else None
-            for places, part, shape in zip(self._places, row.split(self.sizes), self.shapes, strict=True):
-                for parameters, name in places:  # as torch.func.functional_call, which costs a small step a tenth
-                    parameters[name] = part.view(shape)
-            losses = self.distiller(images, labels, answer=answer, epoch=form.epoch)
+            parts = zip(self.names, row.split(self.sizes), self.shapes, strict=True)
+            parameters = {name: part.view(shape) for name, part, shape in parts}
+            losses = functional_call(
+                self.distiller, parameters, (images, labels), {"answer": answer, "epoch": form.epoch}
+            )
             return torch.stack([losses.terms[name] for name in form.terms])
 
         with autocast(weights.device, self.settings.precision):
