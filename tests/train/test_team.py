@@ -255,6 +255,21 @@ def test_a_forward_that_draws_random_numbers_is_not_compiled(make):
     assert "random" in way.reason
 
 
+def test_a_function_that_is_compiled_to_something_else_is_not_used(make, monkeypatch):
+    def wrongly(function, **_):
+        def other(*tensors):
+            outcome = function(*tensors)
+            return outcome._replace(gradient=outcome.gradient * 1.01)
+
+        return other
+
+    monkeypatch.setattr(torch, "compile", wrongly)
+    task, teachers = make(train={"compile": True})
+    way = form_teams(student_stage(task, 0, teachers))[0][1]
+    assert way.name == "one by one"
+    assert "gradient is off by 1e-02" in way.reason
+
+
 def test_without_a_compiler_steps_are_not_compiled_and_it_is_said(make, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

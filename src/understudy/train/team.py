@@ -26,6 +26,9 @@ from understudy.train.views import Views
 
 Function = Callable[..., Outcome]
 
+# How far apart, relative to the largest value, the gradients of a function and of what it was made from may be.
+_AGREES, _AGREES_IN_BF16 = 1e-3, 5e-2
+
 
 class Unfit(Exception):
     """Why arms cannot be stepped as a team."""
@@ -141,18 +144,28 @@ class Team:
             step: counted from 0.
 
         Raises:
-            Unfit: what the arms do is no pure function, or cannot be mapped over several.
+            Unfit: what the arms do is no pure function, or cannot be mapped over several, or was not compiled rightly.
         """
         self.begin(epoch)
         try:
             form, inputs = self._given(views, answers, epoch, step)
             self.pure.learn_shapes(form, self.weights, inputs)
             form, inputs = self._given(views, answers, epoch, step)
-            self._function(form, inputs)(self.weights, *inputs.tensors())
+            self._check(form, inputs, self._function(form, inputs))
         except Unfit:
             raise
         except Exception as error:  # whatever a model or a compiler cannot do: the arms are then stepped one by one
             raise Unfit(str(error).strip().splitlines()[0] if str(error) else type(error).__name__) from error
+
+    def _check(self, form: Form, inputs: Inputs, function: Function) -> None:
+        """Hold a function against what it was made from."""
+        wanted = self.pure(form, self.weights, inputs).gradient
+        found = wanted
+        for _ in range(3):  # a CUDA graph is first warmed up for, then recorded, then replayed
+            found = function(self.weights, *inputs.tensors()).gradient
+        apart = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+        if apart > (_AGREES if self.settings.precision == "fp32" else _AGREES_IN_BF16):
+            raise Unfit(f"a function whose gradient is off by {apart:.0e} of the largest")
 
     def step(self, views: Views, answers: Mapping[str, Answer | None], epoch: int, step: int) -> None:
         """Train on one batch of each arm's feed.
@@ -193,7 +206,7 @@ class Team:
         if form.images[0] == self.size:
             function = _traced(whole, [self.weights, *inputs.tensors()])
             if self.compiled:
-                function = _compiled(function)
+                function = _compiled(function, graphs=self.weights.device.type == "cuda")
         self._functions[form] = function
         return function
 
@@ -303,13 +316,14 @@ def _traced(function: Function, tensors: list[Tensor]) -> Function:
     return graph.forward
 
 
-def _compiled(function: Function) -> Function:
+def _compiled(function: Function, *, graphs: bool) -> Function:
+    """The function compiled, on a GPU as a CUDA graph: what it gives is used up before it is called again."""
     # Its inputs have one form, so nothing need be looked at again before each call.
     return torch.compile(
         function,
         fullgraph=True,
         dynamic=False,
-        options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+        options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "triton.cudagraphs": graphs},
     )
 
 
