@@ -161,10 +161,12 @@ class AnswerCache:
         if view.startswith(ONCE):
             return pixel_marks(images)
         known = self._marks.setdefault(view, torch.zeros(self.samples, dtype=torch.int64))
-        new = known[ids] == 0
+        marks = known[ids]
+        new = marks == 0
         if new.any():
-            known[ids[new]] = pixel_marks(images[new.to(images.device)])
-        return known[ids]
+            marks[new] = pixel_marks(images if new.all() else images[new.to(images.device)])
+            known[ids] = marks
+        return marks
 
     def _ask(
         self,
