@@ -160,7 +160,9 @@ class AnswerCache:
         """The marks of samples in a view; remembered, for in a later pass their pixels are the same."""
         if view.startswith(ONCE):
             return pixel_marks(images)
-        known = self._marks.setdefault(view, torch.zeros(self.samples, dtype=torch.int64))
+        if view not in self._marks:
+            self._marks[view] = torch.zeros(self.samples, dtype=torch.int64)
+        known = self._marks[view]
         marks = known[ids]
         new = marks == 0
         if new.any():
