@@ -13,6 +13,7 @@ from torch import nn
 
 from understudy.data import Preprocess
 from understudy.distill import Ensemble, Teacher, cache_files
+from understudy.distill import cache as caching
 from understudy.distill.cache import AnswerCache, Kept
 from understudy.distill.cache_rows import pixel_marks
 from understudy.distill.teacher import Place
@@ -96,6 +97,31 @@ def test_other_pixels_under_the_same_number_are_asked_anew(make, teacher, pixels
     ask(cache, teacher, changed, range(10))
     assert teacher.asked == 11
     assert cache.counts.odd == 1
+
+
+def test_pixels_that_may_change_while_the_program_runs_are_looked_at_each_time(make, teacher, pixels):
+    cache = make()
+    ask(cache, teacher, pixels, range(10))
+    changed = pixels.clone()
+    changed[4, 2, 7, 7] ^= 1
+    answer = ask(cache, teacher, changed, [3, 4])
+    assert teacher.asked == 11
+    assert torch.equal(answer.logits, alone(teacher)(changed[[3, 4]]).logits)
+
+
+def test_pixels_that_cannot_are_looked_at_once_in_each_view(tmp_path, teacher, pixels, monkeypatch):
+    cache = AnswerCache(tmp_path, {}, SAMPLES, fixed=True)
+    looked = []
+    monkeypatch.setattr(caching, "pixel_marks", lambda images: looked.append(len(images)) or pixel_marks(images))
+    first = ask(cache, teacher, pixels, [3, 4, 5])
+    again = ask(cache, teacher, pixels, [5, 9, 3])
+    ask(cache, teacher, pixels, [5, 9, 3])
+    ask(cache, teacher, pixels, [5], view="view-1")
+    ask(cache, teacher, pixels, [5], view="pass-1")
+    ask(cache, teacher, pixels, [5], view="pass-1")
+    assert looked == [3, 1, 1, 1, 1]
+    assert torch.equal(again.logits[[2, 0]], first.logits[[0, 2]])
+    assert (cache.counts.hits, cache.counts.misses) == (2 + 3 + 1, 3 + 1 + 1 + 1)
 
 
 def test_views_are_kept_apart_and_what_is_no_view_is_never_kept(make, teacher, pixels):

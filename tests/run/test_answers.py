@@ -19,6 +19,8 @@ from understudy.run import fill as filling
 from understudy.run import start as engine
 from understudy.run.fill import fill
 from understudy.tasks.classify import fill as classify_fill
+from understudy.tasks.classify.answers import remember
+from understudy.tasks.classify.task import Classify
 
 
 def students(folder, seeds=1) -> list[dict[str, torch.Tensor]]:
@@ -307,3 +309,15 @@ def test_every_method_that_compares_logits_takes_a_table(tiny, run, exported):
     methods = ["kd", "logits", "dkd", "dist", "nkd", "wsld", "ttm", "hard"]
     results = run(answered(tiny, exported, method=methods), "run").results
     assert len(results["models"]) == 2 + len(methods)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_only_images_in_memory_are_looked_at_once(in_memory, small_recipe, tmp_path):
+    images = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8)
+    pair = images, torch.arange(60) % 3
+    given = pair if in_memory else [(image, int(label)) for image, label in zip(*pair, strict=True)]
+    described = {**small_recipe, "data": {"name": "python:data", "validation": 10, "mean": [0.5], "std": [0.25]}}
+    task = Classify(build_recipe(Source("test", described)), {"data": given}, torch.device("cpu"))
+    teacher = task.as_teacher(task.build("teacher", 0))
+    remember(task, teacher, tmp_path)
+    assert teacher.cache.fixed is in_memory

@@ -68,14 +68,24 @@ class AnswerCache:
         identity: what answers depend on: the teacher's weights, preprocessing, chunk, device, threads, versions.
         samples: of the source.
         kept: how.
+        fixed: whether a sample's pixels in a view stay the same while the program runs: they are then looked at once.
     """
 
-    def __init__(self, root: Path, identity: Mapping[str, Any], samples: int, kept: Kept = Kept()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        root: Path,
+        identity: Mapping[str, Any],
+        samples: int,
+        kept: Kept = Kept(),  # noqa: B008 (frozen)
+        *,
+        fixed: bool = False,
+    ) -> None:
         about = {**identity, "samples": samples, "kept": kept.precision, "top": kept.top}
         name = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
         self.folder = root / name
         self.samples = samples
         self.kept = kept
+        self.fixed = fixed
         self.counts = Counts()
         self.stopped = ""  # why nothing more is kept, once that is so
         self._about = about
@@ -157,8 +167,8 @@ class AnswerCache:
         return Answer(values.get("logits"), features, values.get("members"))
 
     def _marks_of(self, view: str, ids: Tensor, images: Tensor) -> Tensor:
-        """The marks of samples in a view; remembered, for in a later pass their pixels are the same."""
-        if view.startswith(ONCE):
+        """The marks of samples in a view; remembered where a later pass shows the same pixels."""
+        if not self.fixed or view.startswith(ONCE):
             return pixel_marks(images)
         if view not in self._marks:
             self._marks[view] = torch.zeros(self.samples, dtype=torch.int64)

@@ -24,10 +24,9 @@ def laid_out(preprocess: Preprocess, networks: Iterable[nn.Module], example: Ten
     """
     networks = list(networks)
     convolve = any(isinstance(part, nn.Conv2d) for network in networks for part in network.modules())
-    faster = convolve and (example.device.type == "cpu" or half)
-    return (
-        ChannelsLast(*astuple(preprocess)) if faster and all(_takes(each, example) for each in networks) else preprocess
-    )
+    if not convolve or not (half or example.device.type == "cpu"):
+        return preprocess
+    return ChannelsLast(*astuple(preprocess)) if all(_takes(each, example) for each in networks) else preprocess
 
 
 @torch.no_grad()

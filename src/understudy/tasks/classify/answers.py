@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from understudy.data import Subset
-from understudy.data.source import UNLABELLED, Samples
+from understudy.data.source import UNLABELLED, Resident, Samples
 from understudy.distill import Teacher
 from understudy.distill.cache import AnswerCache, Kept, identity_of
 from understudy.distill.recorded import RecordedTeacher, check_complete, read_answers
@@ -99,7 +99,9 @@ def remember(task: "Classify", teacher: Teacher, root: Path) -> None:
     arithmetic = {"arithmetic": task.recipe.train.precision, **teacher.manner}
     identity = identity_of(teacher, data=task.source.name, **arithmetic)
     kept = Kept(cache.precision, cache.top, features=always, once=always)
-    teacher.cache = AnswerCache(Path(cache.path) if cache.path else root, identity, len(task.source.train), kept)
+    samples = task.source.train
+    fixed = isinstance(samples.read, Resident)  # what is read anew, by others' code or from files, may have changed
+    teacher.cache = AnswerCache(Path(cache.path) if cache.path else root, identity, len(samples), kept, fixed=fixed)
 
 
 def answers_root(folder: RunFolder) -> Path:
