@@ -124,6 +124,23 @@ def test_pixels_that_cannot_are_looked_at_once_in_each_view(tmp_path, teacher, p
     assert (cache.counts.hits, cache.counts.misses) == (2 + 3 + 1, 3 + 1 + 1 + 1)
 
 
+def test_small_answers_about_fixed_pixels_are_held_once_they_were_found(tmp_path, teacher, pixels, monkeypatch):
+    def found(cache):
+        for _ in range(2):
+            ask(cache, teacher, pixels, [3, 4, 5], taps=("0",))
+        for file in cache.folder.glob("*.0"):
+            file.write_bytes(bytes(file.stat().st_size))
+        return ask(cache, teacher, pixels, [5, 3], taps=("0",))
+
+    wanted = alone(teacher)(pixels[[5, 3]], taps=["0"])
+    for held, asked in ((2**20, 3), (0, 3 + 5)):  # where nothing may be held, what is lost on the disk is asked again
+        monkeypatch.setattr(caching, "_HELD_BYTES", held)
+        answer = found(AnswerCache(tmp_path / str(held), {}, SAMPLES, fixed=True))
+        assert torch.equal(answer.logits, wanted.logits)
+        assert torch.equal(answer.features["0"], wanted.features["0"])
+        assert teacher.asked == asked
+
+
 def test_views_are_kept_apart_and_what_is_no_view_is_never_kept(make, teacher, pixels):
     cache = make()
     for view in ("plain", "plain", "view-3", "view-3", "", ""):

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +22,9 @@ from understudy.data.batch import ONCE
 from understudy.distill.cache_files import Shards
 from understudy.distill.cache_rows import Found, Kept, Layout, pixel_marks
 from understudy.distill.teacher import Answer, Place, Teacher
+
+# What may be held in memory of answers that were found and checked.
+_HELD_BYTES = 2**28
 
 
 @dataclass
@@ -68,7 +72,8 @@ class AnswerCache:
         identity: what answers depend on: the teacher's weights, preprocessing, chunk, device, threads, versions.
         samples: of the source.
         kept: how.
-        fixed: whether a sample's pixels in a view stay the same while the program runs: they are then looked at once.
+        fixed: whether a sample's pixels in a view stay the same while the program runs: they are then looked at once,
+            and small answers to them are held in memory.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class AnswerCache:
         self._layouts: dict[str, Layout] = {}
         self._shards: dict[tuple[str, str], Shards] = {}
         self._marks: dict[str, Tensor] = {}
+        self._held: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     @property
     def size(self) -> int:
@@ -227,7 +233,32 @@ class AnswerCache:
 
     def _find(self, item: str, view: str, ids: Tensor, marks: Tensor) -> Found | None:
         shards = self._shards_of(item, view)
-        return None if shards is None else shards.read(ids, marks)
+        if shards is None:
+            return None
+        held = self._held_of(item, view, shards.layout)
+        if held is None:
+            return shards.read(ids, marks)
+        values, known = held
+        if known[ids].all():
+            return Found(values[ids], torch.ones(len(ids), dtype=torch.bool), 0)
+        found = shards.read(ids, marks)
+        values[ids[found.valid]] = found.values[found.valid]
+        known[ids[found.valid]] = True
+        return found
+
+    def _held_of(self, item: str, view: str, layout: Layout) -> tuple[Tensor, Tensor] | None:
+        """The values of an item and view that were found before, and of which samples; None where they are not held."""
+        if not self.fixed or view.startswith(ONCE):
+            return None
+        if (item, view) not in self._held:
+            size = 4 * self.samples * prod(layout.shape)
+            if size > _HELD_BYTES - sum(values.nbytes for values, _ in self._held.values()):
+                return None
+            self._held[item, view] = (
+                torch.zeros(self.samples, *layout.shape),
+                torch.zeros(self.samples, dtype=torch.bool),
+            )
+        return self._held[item, view]
 
     def _shards_of(self, item: str, view: str) -> Shards | None:
         """The files of an item and view; None where nobody has kept the item."""
