@@ -62,7 +62,7 @@ def update(
 ) -> None:
     """Change weights that are one tensor by the kernel that the optimiser of `make_optimizer` calls.
 
-    The optimiser itself costs more than the step of a small student that is compiled.
+    What the optimiser does around that kernel would be felt in the compiled step of a small student.
 
     Args:
         settings: the recipe's `train`.
