@@ -1,7 +1,9 @@
 """The command line: thin, one file a command. Nothing here imports torch until a command needs it."""
 
 import errno
+import os
 import sys
+import time
 from importlib import import_module
 from typing import Any
 
@@ -71,4 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say(text: str, code: int) -> int:
     print(f"understudy: {' '.join(text.split())}", file=sys.stderr)
+    if os.environ.get("RANK", "0") != "0":
+        # What is wrong in all processes the first one says: were it stopped because another has ended before it, the
+        # launcher would say it again.
+        time.sleep(2)
     return code
