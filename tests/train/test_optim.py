@@ -109,16 +109,16 @@ def test_an_update_of_one_tensor_is_that_of_torchs_optimiser(chosen, spares):
     start = torch.randn(2, 6, dtype=torch.float64)
     parts = [torch.nn.Parameter(part.clone()) for part in (start[:, :4], start[:, 4:])]
     optimizer = make_optimizer(parts, settings, undecayed=parts[1:] if spares else ())
-    ours, steps = start.clone(), torch.zeros(())
+    ours = start.clone()
     moments = [torch.zeros_like(ours) for _ in moments_of(settings)]
     decay = torch.tensor([0.1] * 4 + [0.0 if spares else 0.1] * 2, dtype=torch.float64) if spares else 0.1
-    for _ in range(4):
+    for step in range(4):
         gradient = torch.randn_like(start)
         parts[0].grad, parts[1].grad = gradient[:, :4].clone(), gradient[:, 4:].clone()
         optimizer.step()
-        update(settings, ours, gradient.clone(), moments, steps, rate=0.05, decay=decay)
+        update(settings, ours, gradient.clone(), moments, step, rate=0.05, decay=decay)
         torch.testing.assert_close(ours, torch.cat([part.detach() for part in parts], dim=1), rtol=0, atol=1e-14)
     before = [tensor.clone() for tensor in (ours, *moments)]
     skip = torch.ones(())
-    update(settings, ours, torch.full_like(ours, torch.nan), moments, steps, rate=0.05, decay=decay, skip=skip)
+    update(settings, ours, torch.full_like(ours, torch.nan), moments, 4, rate=0.05, decay=decay, skip=skip)
     assert all(torch.equal(now, then) for now, then in zip((ours, *moments), before, strict=True))

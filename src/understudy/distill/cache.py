@@ -284,6 +284,7 @@ class AnswerCache:
             partial.replace(file)
         self._layouts[item] = layout
         self._shards = {key: shards for key, shards in self._shards.items() if key[0] != item}
+        self._held = {key: held for key, held in self._held.items() if key[0] != item}
 
     def _layout_file(self, item: str) -> Path:
         return self.folder / f"{quote(item)}.layout.json"

@@ -54,7 +54,7 @@ def update(
     weights: Tensor,
     gradient: Tensor,
     moments: Sequence[Tensor],
-    steps: Tensor,
+    step: int,
     *,
     rate: float,
     decay: float | Tensor,
@@ -69,12 +69,11 @@ def update(
         weights: of any shape.
         gradient: likewise; may be changed.
         moments: as `moments_of` names them.
-        steps: scalar, how many were taken; counted on.
+        step: counted from 0.
         rate: of learning, in this step.
         decay: of all weights, or of each.
         skip: scalar; where it is not zero nothing is changed, and no device is waited for.
     """
-    steps += 1
     adamw = settings.optimizer == "adamw"
     if isinstance(decay, Tensor):  # the kernels know one number for all
         if adamw:
@@ -98,6 +97,7 @@ def update(
     beta1, beta2 = settings.betas
     kernel = torch.ops.aten._fused_adamw_.default if adamw else torch.ops.aten._fused_adam_.default
     means, squares = ([moment] for moment in moments)
+    steps = torch.full((), step + 1.0, device=weights.device)
     kernel(
         [weights], [gradient], means, squares, [], [steps], beta1=beta1, beta2=beta2, eps=1e-8, amsgrad=False, **common
     )

@@ -71,9 +71,6 @@ class Team:
             torch.stack([_flat([_kept(arm, parameter, key) for parameter in arm.trained]) for arm in self.arms])
             for key in moments_of(self.settings)
         )
-        self._steps = torch.zeros((), device=self.weights.device)
-        if (counted := self.lead.optimizer.state.get(self.lead.trained[0], {}).get("step")) is not None:
-            self._steps += counted
         averaged = [_averaged(arm) for arm in self.arms]
         self.average = torch.stack([_flat(each) for each in averaged]) if averaged[0] else None
         self._taken = 0  # steps since the arms were last told
@@ -190,7 +187,7 @@ class Team:
         elif not finite:
             self._refuse(form, losses, norms, f"at step {step + 1} (epoch {epoch + 1})")
         rate = self._rate(step)
-        update(self.settings, self.weights, gradient, self.moments, self._steps, rate=rate, decay=self.decay, skip=skip)
+        update(self.settings, self.weights, gradient, self.moments, step, rate=rate, decay=self.decay, skip=skip)
         if self.average is not None:
             self.average.lerp_(self.weights, 1 - (self.settings.ema or 0.0))
         self._sums += losses
