@@ -1,7 +1,6 @@
 """The command line: thin, one file a command. Nothing here imports torch until a command needs it."""
 
 import errno
-import os
 import sys
 import time
 from importlib import import_module
@@ -10,6 +9,7 @@ from typing import Any
 import typer
 
 from understudy.errors import Interrupted, RunError, UserError
+from understudy.train import processes
 
 # Typer brings a click of its own or uses the installed one, depending on its version: take the class it raises.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say(text: str, code: int) -> int:
     print(f"understudy: {' '.join(text.split())}", file=sys.stderr)
-    if os.environ.get("RANK", "0") != "0":
+    if processes.launched().rank:
         # What is wrong in all processes the first one says: were it stopped because another has ended before it, the
         # launcher would say it again.
         time.sleep(2)
